@@ -1,0 +1,3 @@
+"""streamsched: a Kafka-native scheduler for many tenants."""
+
+__version__ = "0.1.0"

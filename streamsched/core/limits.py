@@ -1,0 +1,66 @@
+"""Every bound of the scheduler as a named constant, with its unit in the name."""
+
+from typing import Final
+
+# --- what a job may be ---------------------------------------------------------------------
+
+JOB_BYTES_MAX: Final = 900 * 1024
+"""Key, value and headers of a job together, uncompressed."""
+
+ADDED_HEADERS_BYTES_MAX: Final = 64 * 1024
+"""Room that our topics and producers leave, above a job, for the headers we add."""
+
+MESSAGE_BYTES_MAX: Final = JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX
+"""`max.message.bytes` of our topics and `message.max.bytes` of our producers."""
+
+TENANT_LENGTH_MAX: Final = 100
+JOB_ID_BYTES_MAX: Final = 255
+ENVELOPE_DEPTH_MAX: Final = 512
+
+EPOCH_MS_MIN: Final = 100_000_000_000
+"""Smaller integers are seconds taken for milliseconds (10^11 ms is March 1973)."""
+
+DUE_AHEAD_MS_MAX: Final = 3_653 * 86_400_000
+"""Ten years. Times further ahead are microseconds taken for milliseconds."""
+
+RATE_COUNT_MAX: Final = 1_000_000_000
+RATE_PERIOD_MS_MAX: Final = 366 * 86_400_000
+BURST_MAX: Final = 1_000_000
+EGRESS_PARTITIONS_MAX: Final = 1_000
+
+# --- the limiter ---------------------------------------------------------------------------
+
+CATCH_UP_MS: Final = 250
+"""How far a tenant's theoretical time may lag now while its jobs wait."""
+
+# --- one cycle -----------------------------------------------------------------------------
+
+INGRESS_RECORDS_PER_CYCLE_MAX: Final = 4_000
+DUE_ROWS_PER_CYCLE_MAX: Final = 8_000
+DUE_ROWS_PER_GROUP_MAX: Final = 2_000
+"""Rows of one tenant in one due second that one cycle takes before it moves on."""
+
+JOBS_PER_CYCLE_MAX: Final = 4_000
+JOBS_PER_TENANT_PER_CYCLE_MAX: Final = 2_000
+EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
+CYCLE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Payload that one transaction carries before the cycle is closed early."""
+
+INGEST_CATCH_UP_MS_MAX: Final = 5_000
+"""After a takeover, how long dispatch waits for ingest to reach the end it had then."""
+
+CLOCK_STEP_BACK_MS_MAX: Final = 1_000
+"""A wall clock further behind the last cycle than this turns readiness off."""
+
+IDLE_WAKE_MS_MAX: Final = 1_000
+"""The longest a partition sleeps when it knows of nothing to do."""
+
+# --- the cluster ---------------------------------------------------------------------------
+
+EGRESS_TOPICS_MAX: Final = 2_000
+"""Egress topics created on first need; beyond it a new tenant is unconfigured."""
+
+if DUE_ROWS_PER_GROUP_MAX > DUE_ROWS_PER_CYCLE_MAX:
+    raise AssertionError("a group's share of due rows cannot exceed the cycle's")
+if JOBS_PER_TENANT_PER_CYCLE_MAX > JOBS_PER_CYCLE_MAX:
+    raise AssertionError("a tenant's share of jobs cannot exceed the cycle's")

@@ -1,0 +1,58 @@
+"""Names of the topics, all derived from one application id. Spelt out nowhere else."""
+
+from dataclasses import dataclass
+
+DEFAULT_TENANT = "*"
+"""Key of the settings record that holds the defaults of every tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """The topics of one installation."""
+
+    app_id: str = "streamsched"
+
+    @property
+    def jobs(self) -> str:
+        """Ingress: jobs and cancels."""
+        return f"{self.app_id}.jobs"
+
+    @property
+    def tenant_settings(self) -> str:
+        """Compacted: rates and the rest of each tenant's settings."""
+        return f"{self.app_id}.tenant-settings"
+
+    @property
+    def rejected(self) -> str:
+        """Records that ingest refused."""
+        return f"{self.app_id}.rejected"
+
+    @property
+    def dead_letters(self) -> str:
+        """Accepted jobs that were not dispatched."""
+        return f"{self.app_id}.dead-letters"
+
+    @property
+    def events(self) -> str:
+        """Outcomes of jobs, as JSON."""
+        return f"{self.app_id}.events"
+
+    @property
+    def changelog(self) -> str:
+        """Compacted, internal: the state of every partition, named as Faust names it."""
+        return f"{self.app_id}-jobs-changelog"
+
+    @property
+    def egress_prefix(self) -> str:
+        """What the default egress topics of all tenants begin with."""
+        return f"{self.app_id}.egress."
+
+    def egress(self, tenant: str) -> str:
+        """The default egress topic of a tenant."""
+        return f"{self.app_id}.egress.{tenant}"
+
+    def is_reserved(self, topic: str) -> bool:
+        """Whether a tenant may not name `topic` as its egress: it is Kafka's or ours."""
+        if topic.startswith(self.egress_prefix):
+            return False
+        return topic.startswith(("__", f"{self.app_id}.", f"{self.app_id}-"))
