@@ -1,0 +1,1 @@
+"""The shell around the core: group membership, reading, transactions, recovery."""
