@@ -1,0 +1,60 @@
+"""Runs one command and ends it when whoever started it is gone. Imports nothing of ours.
+
+    python -I -S guardian.py COMMAND ARGUMENT…
+
+Standard input is the life line: when its other end closes, because the parent closed it or
+because the parent died, the command gets SIGTERM, and SIGKILL if it does not end in time. The
+kernel ends the command, too, should the guardian itself be killed. The parent cannot ask that
+of the kernel directly: the request is tied to the parent's *thread*, and it needs a hook that
+is unsafe to run in a process with threads.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+
+STOP_SECONDS = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main(command: list[str]) -> int:
+    """Run `command` to its end; its exit status, negative for a signal."""
+    # Ctrl-C is for the parent, which then closes the life line in its own order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ended_read, ended_write = os.pipe()
+    # The hook is safe here: this process has one thread.
+    child = subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent  # noqa: PLW1509
+    )
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+
+    def announce_end() -> None:
+        child.wait()
+        os.close(ended_write)
+
+    threading.Thread(target=announce_end, daemon=True).start()
+    while True:
+        readable, _, _ = select.select([0, ended_read], [], [])
+        if ended_read in readable:
+            return child.returncode
+        if not os.read(0, 1024):
+            break
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) & 0xFF)
