@@ -111,7 +111,7 @@ class _Node:
         """Write the identity of cluster and node into an empty folder; harmless when done."""
         if (self.folder / "log" / "meta.properties").exists():
             return
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [
                 *(jars.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=OFF"),
                 *("-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
@@ -138,7 +138,7 @@ class _Node:
             *("-cp", classpath, "kafka.Kafka", str(properties)),
         ]
         with self._output.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 [*guard, *java],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -239,10 +239,11 @@ class EmbeddedKafka:
             for attempt in range(1, PORT_ATTEMPTS + 1):
                 try:
                     self._start_nodes(classpath)
-                    return
                 except _PortTakenError:
                     if attempt == PORT_ATTEMPTS or self._port:
                         raise
+                else:
+                    return
         except BaseException:
             self.stop()
             raise
@@ -331,11 +332,10 @@ class EmbeddedKafka:
     def _await_ready(self) -> None:
         """Ask for metadata until every node is in it."""
         # librdkafka prints each refused connection to standard error unless it has a logger.
-        silent = logging.Logger("streamsched.embedded", logging.CRITICAL + 1)
+        silent = logging.getLogger("streamsched.kafka.embedded.readiness")
+        silent.setLevel(logging.CRITICAL + 1)
         options = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
-        admin = AdminClient(
-            {"bootstrap.servers": self.bootstrap_servers, **options}, logger=silent
-        )
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, **options}, logger=silent)
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
             if not self.running():

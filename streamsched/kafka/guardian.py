@@ -33,7 +33,9 @@ def main(command: list[str]) -> int:
     ended_read, ended_write = os.pipe()
     # The hook is safe here: this process has one thread.
     child = subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent  # noqa: PLW1509
+        command,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509
     )
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 

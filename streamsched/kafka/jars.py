@@ -138,9 +138,7 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _download(
-    coordinates: tuple[str, ...], target: Path, root: Path, progress: Progress
-) -> None:
+def _download(coordinates: tuple[str, ...], target: Path, root: Path, progress: Progress) -> None:
     """Fill `target`, or raise `JarError`; only called by the holder of the lock."""
     for stale in root.glob("*.partial"):
         shutil.rmtree(stale)
@@ -211,6 +209,17 @@ def _copy_known(artifacts: list[Artifact], repository: Path, root: Path) -> None
                 shutil.copyfile(source, wanted)
 
 
+def main() -> int:
+    """Fill the cache ahead of time, with the tools that the tests use; exit status 0 or 1."""
+    try:
+        broker_classpath()
+        kafka_tools_classpath()
+    except JarError as error:
+        print(f"streamsched: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 class _Meter:
     """Says how far the download is, at most every two seconds; called from several threads."""
 
@@ -225,7 +234,7 @@ class _Meter:
 
     @contextlib.contextmanager
     def file(self, name: str, size: int) -> Iterator[Callable[[int], None]]:
-        """jgo's callback: one file of `size` bytes begins, and ends with the block."""
+        """Callback of jgo: one file of `size` bytes begins, and ends with the block."""
         del size
         yield self._add
         with self._lock:
@@ -247,3 +256,7 @@ class _Meter:
                 else f"{self._descriptions} descriptions read"
             )
         self._progress(f"downloading Apache Kafka: {done}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Rules that Hypothesis tries to break."""

@@ -1,0 +1,86 @@
+"""One real Kafka for a whole test run, however many worker processes pytest-xdist has.
+
+The controlling process owns the broker, because workers end at different times. It listens on
+a Unix socket; the first connection starts the broker, and each one is answered with a line of
+JSON: `{"address": …}` or `{"error": …}`. Runs without a broker test never start one.
+"""
+
+import contextlib
+import json
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
+
+_ANSWER_SECONDS_MAX = 300.0
+
+
+class BrokerUnavailableError(Exception):
+    """The broker of this run could not be started."""
+
+
+class SharedBroker:
+    """Lives in the controlling process (or the only one) and starts Kafka when first asked."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="streamsched-tests-"))
+        self._kafka = EmbeddedKafka(self._folder / "kafka")
+        self._lock = threading.Lock()
+        self._answer: dict[str, str] = {}
+        self._closed = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(self.path)
+        self._socket.listen(64)
+        threading.Thread(target=self._serve, name="shared-broker", daemon=True).start()
+
+    @property
+    def path(self) -> str:
+        """Where workers connect to."""
+        return str(self._folder / "socket")
+
+    def close(self) -> None:
+        """Stop what runs and remove its data."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            self._kafka.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps(self._answered()).encode() + b"\n")
+
+    def _answered(self) -> dict[str, str]:
+        with self._lock:
+            if not self._answer and not self._closed:
+                try:
+                    self._kafka.start()
+                    self._answer = {"address": self._kafka.bootstrap_servers}
+                except EmbeddedKafkaError as error:
+                    self._answer = {"error": str(error)}
+            return self._answer or {"error": "the test run is ending"}
+
+
+def address_of_shared_broker(path: str) -> str:
+    """Bootstrap address of the run's broker, started now if this is the first call.
+
+    Raises `BrokerUnavailableError`.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_SECONDS_MAX)
+        connection.connect(path)
+        with connection.makefile("r", encoding="utf-8") as answer:
+            found = json.loads(answer.readline())
+    if "error" in found:
+        raise BrokerUnavailableError(found["error"])
+    return str(found["address"])
