@@ -46,7 +46,7 @@ def _produce(address: str, topic: str, value: bytes) -> None:
     assert producer.flush(25) == 0
 
 
-def _read_all(address: str, topic: str, count: int) -> list[bytes]:
+def _read_all(address: str, topic: str, count: int) -> list[bytes | None]:
     options = {"bootstrap.servers": address, "group.id": "reader", "auto.offset.reset": "earliest"}
     consumer = Consumer(options)
     consumer.subscribe([topic])

@@ -1,0 +1,73 @@
+# Plain make; needs Python 3.11 or newer and nothing else. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first Python on the path that is new enough; `make PYTHON=… setup` takes another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/pytest
+# Tests that measure are marked `serial` and run alone afterwards.
+PARALLEL := -n 2 --dist worksteal -m "not serial"
+BENCHES := baseline schedule dispatch lateness
+
+.PHONY: help setup test demo lint format types kafka test-unit test-broker bench wheel clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(READY) ## make .venv with everything in it
+
+$(READY): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Python 3.11 or newer is needed and was not found; name one with PYTHON=" >&2; \
+		exit 1; \
+	fi
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@# The pip of older Pythons does not know dependency groups.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY) ## Kafka, a scheduler and traffic of 20 tenants, with a live table
+	$(BIN)/streamsched demo
+
+test: lint types kafka ## lint, types and all tests
+	$(PYTEST) $(PARALLEL)
+	$(PYTEST) -m serial || [ $$? -eq 5 ]
+
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet --diff
+
+format: $(READY) ## put the code into the house's format
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+types: $(READY) ## check types
+	$(BIN)/mypy
+
+kafka: $(READY) ## download Kafka, where the cache lacks it
+	$(BIN)/python -m streamsched.kafka.jars
+
+test-unit: $(READY) ## the tests that need no Kafka
+	$(PYTEST) -n 2 --dist worksteal tests/unit tests/property tests/sim
+
+test-broker: kafka ## the tests on a real Kafka
+	$(PYTEST) $(PARALLEL) tests/broker tests/chaos
+	$(PYTEST) -m serial tests/broker tests/chaos || [ $$? -eq 5 ]
+
+bench: $(READY) ## the benchmarks, each beside its baseline, as JSON
+	@for bench in $(BENCHES); do $(BIN)/streamsched bench $$bench -o json; done
+
+wheel: $(READY) ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was built or cached here, .venv included
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find streamsched topologies tests -name __pycache__ -prune -exec rm -rf {} +
