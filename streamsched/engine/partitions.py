@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-
 REVOKE_SECONDS_MAX: Final = 2.0
 """How long the rest of the group waits for an owner that gives up partitions."""
 
@@ -22,17 +21,34 @@ class IngressRecord(Protocol):
     """The fields of an aiokafka `ConsumerRecord` that may be relied on."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Position in the partition."""
+        ...
+
     @property
-    def timestamp(self) -> int: ...
+    def timestamp(self) -> int:
+        """Epoch milliseconds, -1 if none."""
+        ...
+
     @property
-    def timestamp_type(self) -> int: ...
+    def timestamp_type(self) -> int:
+        """0 set by the producer, 1 by the broker."""
+        ...
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """As received."""
+        ...
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """As received."""
+        ...
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """As received, in order."""
+        ...
 
 
 class PartitionLostError(Exception):
