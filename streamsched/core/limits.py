@@ -43,6 +43,9 @@ DUE_ROWS_PER_GROUP_MAX: Final = 2_000
 JOBS_PER_CYCLE_MAX: Final = 4_000
 JOBS_PER_TENANT_PER_CYCLE_MAX: Final = 2_000
 EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
+PASSED_OVER_MAX: Final = 256
+"""Tenants whose turn one cycle puts off because its egress partitions are used up."""
+
 CYCLE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Payload that one transaction carries before the cycle is closed early."""
 

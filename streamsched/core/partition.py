@@ -1,0 +1,317 @@
+"""One partition of the scheduler: pending jobs, their tenants, and the cycle that moves them on."""
+
+from heapq import heappop
+
+from streamsched.core import state
+from streamsched.core.cycle import Chunk, Cycle
+from streamsched.core.destinations import Directory
+from streamsched.core.dispatch import Dispatch
+from streamsched.core.draft import Draft, PartitionState
+from streamsched.core.ingest import Ingest
+from streamsched.core.limits import IDLE_WAKE_MS_MAX, INGEST_CATCH_UP_MS_MAX
+from streamsched.core.names import DEFAULT_TENANT, TopicNames
+from streamsched.core.settings_changes import SettingsChanges
+from streamsched.core.settings_view import SettingsView
+from streamsched.core.state import Position
+from streamsched.core.store import META, Store
+from streamsched.core.sweep import Sweep
+from streamsched.core.tenant_settings import (
+    NOTHING,
+    InvalidSettings,
+    OwnSettings,
+    decode_settings,
+    merge,
+)
+from streamsched.core.tenants import Tenant
+
+
+class CycleRefusedError(Exception):
+    """A cycle was asked for, or applied, out of order; the text says what was expected."""
+
+
+class Partition:
+    """Due order, limiter and state of one partition. Takes `now`; does no I/O but store reads.
+
+    `run_once` decides, the caller commits, then `commit` applies; if the transaction failed,
+    `abort` returns to what the store says. A cycle must be finished before the next one begins.
+
+    Not thread-safe: one caller at a time.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        partitions: int,
+        names: TopicNames,
+        store: Store,
+        view: SettingsView,
+        directory: Directory,
+        *,
+        topic_id: str = "",
+        changelog_topic_id: str = "",
+    ) -> None:
+        """Take over `store`. The topic ids are kept in the state (empty: not known)."""
+        self._store = store
+        self._topic_id = topic_id
+        self._changelog_topic_id = changelog_topic_id
+        self._base = PartitionState(partition, partitions, names, store, view, directory)
+        self._ingest = Ingest(self._base)
+        self._sweep = Sweep(self._base)
+        self._dispatch = Dispatch(self._base, self._sweep)
+        self._settings = SettingsChanges(self._base, self._dispatch)
+        self._open_cycle: Cycle | None = None
+        self._start_offset = 0
+        self._catch_up_to = 0
+        self._catch_up_until_ms: int | None = None
+        self.load()
+
+    # --- what there is ---------------------------------------------------------------------
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+        return self._base.partition
+
+    @property
+    def store(self) -> Store:
+        """The store that it was given."""
+        return self._store
+
+    @property
+    def next_offset(self) -> int:
+        """The ingress offset that the next chunk starts at."""
+        return self._next_offset
+
+    @property
+    def changelog_offset(self) -> int:
+        """The changelog offset after the last record that the store contains."""
+        return self._changelog_offset
+
+    @property
+    def last_now_ms(self) -> int:
+        """`now` of the last cycle."""
+        return self._base.last_now_ms
+
+    @property
+    def position(self) -> Position | None:
+        """The state's position as last committed, with the id of the ingress topic."""
+        value = self._store.get(META, state.POSITION_KEY)
+        return None if value is None else state.decode_position(value)
+
+    @property
+    def changelog_topic_id(self) -> str:
+        """Id of the changelog topic that the local state was built from; empty if unknown."""
+        value = self._store.get(META, state.CHANGELOG_KEY)
+        return "" if value is None else state.decode_changelog_offset(value)[1]
+
+    @property
+    def settings_offset(self) -> int:
+        """The highest settings offset that the state contains; the view must have reached it."""
+        offsets = [tenant.own_offset for tenant in self._base.tenants.values()]
+        return max([self._base.default_offset, *offsets])
+
+    @property
+    def tenants(self) -> dict[str, Tenant]:
+        """The tenants in memory, for reading."""
+        return self._base.tenants
+
+    def job(self, tenant: str, job_id: str) -> state.JobRow | None:
+        """A pending job, or `None`."""
+        row = self._store.get("jobs", state.job_key(tenant.encode(), job_id.encode()))
+        return None if row is None else state.decode_job(row)
+
+    # --- life cycle ------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the memory's part of the state from the store."""
+        base = self._base
+        get = self._store.get
+        base.tenants.clear()
+        base.turns.clear()
+        base.parked.clear()
+        base.default, base.default_offset, base.default_invalid = NOTHING, -1, False
+        base.view_version = 0
+        base.directory_version = -1
+        value = get(META, state.POSITION_KEY)
+        self._next_offset = self._start_offset
+        if value is not None:
+            position = state.decode_position(value)
+            self._next_offset = position.next_offset
+            base.last_now_ms = max(base.last_now_ms, position.now_ms)
+        value = get(META, state.CHANGELOG_KEY)
+        self._changelog_offset = 0 if value is None else state.decode_changelog_offset(value)[0]
+        value = get(META, state.CURSOR_KEY)
+        self._sweep.load(0 if value is None else state.decode_cursor(value))
+        self._load_settings()
+        self._load_tenants()
+        self._open_cycle = None
+
+    def _load_settings(self) -> None:
+        base = self._base
+        key = state.SETTINGS_PREFIX + DEFAULT_TENANT.encode()
+        value = self._store.get(META, key)
+        if value is not None:
+            base.default_offset, record = state.decode_own_settings(value)
+            base.default = self._read_settings(record)
+        for name, value in self._scan_meta(state.SETTINGS_PREFIX):
+            if name == DEFAULT_TENANT:
+                continue
+            tenant = base.tenant(name)
+            tenant.own_offset, record = state.decode_own_settings(value)
+            tenant.own = self._read_settings(record)
+            tenant.effective = merge(tenant.own, base.default, name, base.names)
+            tenant.pace = tenant.effective.pace
+            tenant.blocked = "paused" if tenant.effective.paused else ""
+
+    def _load_tenants(self) -> None:
+        base = self._base
+        for name, value in self._scan_meta(state.LIMITER_PREFIX):
+            tenant = base.tenant(name)
+            rate, burst, tenant.at_ticks = state.decode_limiter(value)
+            tenant.pace = (rate, burst)
+            tenant.seen = True
+        for name, value in self._scan_meta(state.TENANT_PREFIX):
+            tenant = base.tenant(name)
+            tenant.pending, tenant.ready, tenant.head = state.decode_tenant(value)
+            tenant.seen = True
+            if tenant.ready and not tenant.blocked:
+                base.give_turn(tenant, base.last_now_ms)
+
+    def _read_settings(self, record: bytes) -> OwnSettings:
+        try:
+            return decode_settings(record, self._base.names)
+        except InvalidSettings as error:
+            raise state.UnknownVersion(
+                f"settings in the state of partition {self.partition} cannot be read: {error}"
+            ) from error
+
+    def _scan_meta(self, prefix: bytes) -> list[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
+        upper = prefix[:-1] + bytes([prefix[-1] + 1])
+        with self._store.cursor(META, prefix, upper) as cursor:
+            while cursor.valid():
+                found.append((cursor.key()[len(prefix) :].decode(), cursor.value()))
+                cursor.next()
+        return found
+
+    def start_at(self, offset: int) -> None:
+        """Begin at an ingress offset; only for a state that has no position yet."""
+        if self.position is not None:
+            raise CycleRefusedError(
+                f"partition {self.partition} has a position, it goes on at {self._next_offset}"
+            )
+        self._start_offset = self._next_offset = offset
+
+    def hold_dispatch_until(self, ingress_end: int, now_ms: int) -> None:
+        """After a takeover: nothing leaves before ingest has reached `ingress_end`.
+
+        A cancel that was acknowledged in time is thereby seen in time. The wait is bounded by
+        `INGEST_CATCH_UP_MS_MAX`.
+        """
+        self._catch_up_to = ingress_end
+        self._catch_up_until_ms = now_ms + INGEST_CATCH_UP_MS_MAX
+
+    # --- the cycle -------------------------------------------------------------------------
+
+    def run_once(self, now_ms: int, chunk: Chunk | None = None) -> Cycle:
+        """Decide one bounded step at `now_ms` (epoch ms; an earlier one than last counts as last).
+
+        `chunk` must start where the last one ended. Raises `CycleRefusedError` where it does not,
+        or where the last cycle was neither committed nor aborted.
+        """
+        base = self._base
+        if self._open_cycle is not None:
+            raise CycleRefusedError("the last cycle was neither committed nor aborted")
+        now_ms = max(now_ms, base.last_now_ms)
+        cycle = Cycle(self._changelog_offset, now_ms)
+        draft = Draft(base, cycle)
+        self._open_cycle = cycle
+        base.cycle_count += 1
+        self._settings.run(draft)
+        self._dispatch.unpark(now_ms)
+        advanced = False
+        next_offset = self._next_offset
+        if chunk is not None:
+            if chunk.from_offset != next_offset:
+                self._open_cycle = None
+                raise CycleRefusedError(
+                    f"partition {base.partition} is to go on at ingress offset {next_offset}, "
+                    f"the chunk starts at {chunk.from_offset}"
+                )
+            self._ingest.run(draft, chunk)
+            advanced = chunk.next_offset != next_offset
+            next_offset = chunk.next_offset
+        self._sweep.run(draft)
+        is_open = self._may_dispatch(now_ms, next_offset)
+        self._dispatch.run(draft, is_open=is_open)
+        cycle.next_offset = next_offset
+        self._write_tenants(draft)
+        if advanced or cycle.needs_transaction:
+            position = Position(next_offset, now_ms, self._topic_id)
+            draft.write_state(META, state.POSITION_KEY, state.encode_position(position))
+        cycle.wake_at_ms = self._wake_at_ms(now_ms, is_open=is_open)
+        base.last_now_ms = now_ms
+        return cycle
+
+    def commit(self, cycle: Cycle, changelog_offset: int | None = None) -> None:
+        """Apply a cycle whose transaction is committed.
+
+        `changelog_offset` is the offset after the transaction's last changelog record, `None`
+        for a cycle that needed no transaction. Raises `CycleRefusedError` for any other cycle
+        than the one in progress, and if the store has moved on from the cycle's base.
+        """
+        if cycle is not self._open_cycle or cycle.base_changelog_offset != self._changelog_offset:
+            raise CycleRefusedError(
+                f"the cycle is based on changelog offset {cycle.base_changelog_offset}, "
+                f"the state of partition {self.partition} is at {self._changelog_offset}"
+            )
+        if cycle.needs_transaction:
+            if changelog_offset is None or changelog_offset <= self._changelog_offset:
+                raise CycleRefusedError("a committed transaction must move the changelog on")
+            value = state.encode_changelog_offset(changelog_offset, self._changelog_topic_id)
+            cycle.batch.append((META, state.CHANGELOG_KEY, value))
+            self._changelog_offset = changelog_offset
+            self._next_offset = cycle.next_offset
+        if cycle.batch:
+            self._store.write(cycle.batch)
+        self._open_cycle = None
+
+    def abort(self, cycle: Cycle) -> None:
+        """Forget a cycle whose transaction was not committed."""
+        if cycle is not self._open_cycle:
+            raise CycleRefusedError("only the cycle in progress can be aborted")
+        self.load()
+
+    def _may_dispatch(self, now_ms: int, next_offset: int) -> bool:
+        if not self._base.view.complete:
+            return False
+        if self._catch_up_until_ms is None:
+            return True
+        if next_offset >= self._catch_up_to or now_ms >= self._catch_up_until_ms:
+            self._catch_up_until_ms = None
+            return True
+        return False
+
+    def _write_tenants(self, draft: Draft) -> None:
+        for tenant in draft.touched:
+            key = state.TENANT_PREFIX + tenant.raw
+            value = None
+            if tenant.pending:
+                value = state.encode_tenant(tenant.pending, tenant.ready, tenant.head)
+            draft.cycle.batch.append((META, key, value))
+
+    def _wake_at_ms(self, now_ms: int, *, is_open: bool) -> int:
+        """The next moment at which there is something to do, never further than the idle bound."""
+        wake_at_ms = now_ms + IDLE_WAKE_MS_MAX
+        row_at_ms = self._sweep.next_at_ms()
+        if row_at_ms is not None:
+            wake_at_ms = min(wake_at_ms, row_at_ms)
+        base = self._base
+        turns = base.turns
+        while turns and base.tenants[turns[0][2]].turn_at_ms != turns[0][0]:
+            heappop(turns)
+        if turns and is_open:
+            wake_at_ms = min(wake_at_ms, turns[0][0])
+        if self._catch_up_until_ms is not None:
+            wake_at_ms = min(wake_at_ms, self._catch_up_until_ms)
+        return wake_at_ms

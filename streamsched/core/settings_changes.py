@@ -1,0 +1,124 @@
+"""The part of a cycle that takes new settings into force, on pending jobs too.
+
+Each partition keeps the last valid settings of its own tenants and of `*` in its state, so that
+they outlive the compaction of the log they came from.
+"""
+
+from streamsched.core import limiter, state
+from streamsched.core.dispatch import Dispatch
+from streamsched.core.draft import Draft, PartitionState
+from streamsched.core.names import DEFAULT_TENANT
+from streamsched.core.placement import partition_for
+from streamsched.core.rate import Rate
+from streamsched.core.settings_view import Entry
+from streamsched.core.store import META
+from streamsched.core.tenant_settings import NOTHING, encode_settings, merge
+from streamsched.core.tenants import PAUSED, SETTINGS_INVALID, Tenant
+
+
+class SettingsChanges:
+    """Brings a partition's tenants up to what the settings log says."""
+
+    def __init__(self, base: PartitionState, dispatch: Dispatch) -> None:
+        """Work on `base`; `dispatch` gives turns to tenants that become free."""
+        self._base = base
+        self._dispatch = dispatch
+
+    def run(self, draft: Draft) -> None:
+        """Take in what changed since the last cycle; the first time, everything."""
+        base = self._base
+        view = base.view
+        if not view.complete or view.version == base.view_version:
+            return
+        if base.view_version:
+            changed = view.changed_since(base.view_version)
+        else:
+            # The log may have lost by compaction what the state still knows of, tombstones
+            # included, so the first look compares both ways.
+            changed = [*view.tenants(), DEFAULT_TENANT]
+            changed += [t.name for t in base.tenants.values() if t.own_offset >= 0]
+        base.view_version = view.version
+        affected: dict[str, Tenant] = {}
+        for name in dict.fromkeys(changed):
+            if name == DEFAULT_TENANT:
+                self._take_default(draft, view.get(name))
+                affected.update(base.tenants)
+            elif partition_for(name.encode(), base.partitions) == base.partition:
+                tenant = base.tenant(name)
+                self._take_own(draft, tenant, view.get(name))
+                affected[name] = tenant
+        for tenant in affected.values():
+            self._put_in_force(draft, tenant)
+
+    def _take_default(self, draft: Draft, entry: Entry | None) -> None:
+        base = self._base
+        key = state.SETTINGS_PREFIX + DEFAULT_TENANT.encode()
+        if entry is None:
+            if base.default_offset >= 0:
+                draft.write_state(META, key, None)
+            base.default, base.default_offset = NOTHING, -1
+            base.default_invalid = False
+            return
+        if entry.valid is not None and entry.valid_offset > base.default_offset:
+            base.default, base.default_offset = entry.valid, entry.valid_offset
+            value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
+            draft.write_state(META, key, value)
+        base.default_invalid = base.default_offset < 0
+
+    def _take_own(self, draft: Draft, tenant: Tenant, entry: Entry | None) -> None:
+        key = state.SETTINGS_PREFIX + tenant.raw
+        tenant.own_invalid = False
+        if entry is None:
+            if tenant.own_offset >= 0:
+                draft.write_state(META, key, None)
+            tenant.own, tenant.own_offset = NOTHING, -1
+            return
+        if entry.valid is not None and entry.valid_offset > tenant.own_offset:
+            tenant.own, tenant.own_offset = entry.valid, entry.valid_offset
+            value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
+            draft.write_state(META, key, value)
+        tenant.own_invalid = tenant.own_offset < 0
+
+    def _put_in_force(self, draft: Draft, tenant: Tenant) -> None:
+        """Recompute what applies to the tenant; the limiter keeps its level."""
+        base = self._base
+        now_ms = draft.now_ms
+        tenant.effective = merge(tenant.own, base.default, tenant.name, base.names)
+        pace = tenant.effective.pace
+        if pace != tenant.pace:
+            self._change_pace(draft, tenant, pace)
+        blocked = ""
+        if tenant.own_invalid or (base.default_invalid and not tenant.own.is_complete):
+            blocked = SETTINGS_INVALID
+        elif tenant.effective.paused:
+            blocked = PAUSED
+        if not blocked:
+            # A topic's problem is found again at the tenant's turn, perhaps of another topic.
+            self._dispatch.free(tenant, now_ms if tenant.blocked else tenant.free_since_ms)
+            return
+        tenant.blocked = blocked
+        tenant.blocked_detail = self._fault(tenant) if blocked == SETTINGS_INVALID else ""
+
+    def _fault(self, tenant: Tenant) -> str:
+        view = self._base.view
+        entry = view.get(tenant.name if tenant.own_invalid else DEFAULT_TENANT)
+        return "" if entry is None else entry.fault
+
+    @staticmethod
+    def _change_pace(
+        draft: Draft, tenant: Tenant, pace: tuple[Rate, int] | None
+    ) -> None:
+        key = state.LIMITER_PREFIX + tenant.raw
+        old = tenant.pace
+        tenant.pace = pace
+        tenant.waiting = False
+        if pace is None:
+            if tenant.at_ticks is not None:
+                draft.write_state(META, key, None)
+            tenant.at_ticks = None
+        elif old is None and tenant.seen:
+            tenant.at_ticks = limiter.change(None, 0, pace, draft.now_ms)
+            draft.write_state(META, key, state.encode_limiter(*pace, tenant.at_ticks))
+        elif old is not None and tenant.at_ticks is not None:
+            tenant.at_ticks = limiter.change(old, tenant.at_ticks, pace, draft.now_ms)
+            draft.write_state(META, key, state.encode_limiter(*pace, tenant.at_ticks))
