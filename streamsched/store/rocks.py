@@ -1,0 +1,238 @@
+"""The store of one partition on RocksDB: one database, one column family per family.
+
+The write-ahead log is on and is not synced: a killed process loses nothing, a machine that
+loses power loses a tail, which the changelog brings back.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from rocksdict import Cache, Rdict, RdictIter, ReadOptions, WriteBatch
+
+from streamsched.core.store import FAMILIES, Write
+from streamsched.store import folder
+from streamsched.store.errors import StoreClosed, StoreCorrupt
+from streamsched.store.rocks_options import column_families, database_options, process_cache
+
+_WIPE_UPPER: Final = b"\xff" * 64
+"""Above all but freak keys, which `wipe` deletes one by one."""
+
+
+class RocksCursor:
+    """A RocksDB iterator between two bounds; it pins the state of its making, and the lock."""
+
+    __slots__ = ("_iterator", "_lower", "_owner")
+
+    def __init__(self, owner: "RocksStore", iterator: RdictIter, lower: bytes) -> None:
+        self._owner = owner
+        self._iterator: RdictIter | None = iterator
+        self._lower = lower
+        iterator.seek(lower)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._owner.forget(self)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the database; the cursor is not valid from here on."""
+        self._iterator = None
+
+    def valid(self) -> bool:
+        """Whether the cursor stands on a row. Raises `StoreError` when a row is unreadable."""
+        iterator = self._iterator
+        if iterator is None:
+            return False
+        if iterator.valid():
+            return True
+        # An iterator that met damage looks as if it had come to the end.
+        try:
+            iterator.status()
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self._owner.path, error) from error
+        return False
+
+    def key(self) -> bytes:
+        """The key it stands on; only while `valid()`."""
+        found: bytes = self._live().key()
+        return found
+
+    def value(self) -> bytes:
+        """The value it stands on; only while `valid()`."""
+        found: bytes = self._live().value()
+        return found
+
+    def next(self) -> None:
+        """Move to the following row; nowhere when there is none."""
+        iterator = self._iterator
+        # RocksDB crashes the process when an iterator is moved past its end.
+        if iterator is not None and iterator.valid():
+            iterator.next()
+
+    def seek(self, key: bytes) -> None:
+        """Move to the first row at or after `key`, within the bounds."""
+        # The lower bound is kept here, because rocksdict's `set_iterate_lower_bound` sets the
+        # upper one.
+        self._live().seek(max(key, self._lower))
+
+    def _live(self) -> RdictIter:
+        if self._iterator is None:
+            raise StoreClosed(f"a cursor of store {self._owner.path} is closed; make a new one")
+        return self._iterator
+
+
+class RocksStore:
+    """A folder with the rows of one partition; one object at a time may have it open."""
+
+    def __init__(self, path: Path | str, cache: Cache | None = None) -> None:
+        """Open the store at `path`, or make it; `cache` defaults to the one of the process.
+
+        Raises `StoreLocked`, `StoreTooNew`, `StoreCorrupt` or `StoreUnwritable`.
+        """
+        self.path = Path(path)
+        self._cursors: set[RocksCursor] = set()
+        shared = process_cache() if cache is None else cache
+        folder.prepare(self.path)
+        try:
+            self._database: Rdict | None = Rdict(
+                str(self.path), database_options(shared), column_families=column_families(shared)
+            )
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+        self._readers = {f: self._database.get_column_family(f) for f in FAMILIES}
+        self._handles = {f: self._database.get_column_family_handle(f) for f in FAMILIES}
+
+    @staticmethod
+    def destroy(path: Path | str) -> None:
+        """Remove the store at `path` from disk; one that is not there is no error.
+
+        Raises `StoreLocked` while it is open anywhere, `StoreError` for a folder that is not a
+        store's, and `StoreUnwritable` when it cannot be removed.
+        """
+        folder.destroy(Path(path))
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """The value of `key`, or `None`. Raises `StoreError` when it is unreadable."""
+        reader = self._reader(family)
+        try:
+            found: bytes | None = reader.get(key)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+        return found
+
+    def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, in their order; the interpreter's lock is free meanwhile."""
+        reader = self._reader(family)
+        try:
+            # Only a list is looked up key by key; a tuple would be refused.
+            found: list[bytes | None] | None = reader.get(list(keys))
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+        if found is None or len(found) != len(keys):
+            raise StoreCorrupt(
+                f"store {self.path} did not answer each of {len(keys)} keys; "
+                f"remove it, and it is rebuilt from the changelog"
+            )
+        return found
+
+    def cursor(self, family: str, lower: bytes, upper: bytes) -> RocksCursor:
+        """A cursor on the first row with `lower <= key < upper`; close it before the store."""
+        reader = self._reader(family)
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(upper)
+        cursor = RocksCursor(self, reader.iter(bounds), lower)
+        self._cursors.add(cursor)
+        return cursor
+
+    def write(self, batch: Sequence[Write]) -> None:
+        """Apply all changes of `batch` in their order, atomically: all or none survives a kill.
+
+        Holds the interpreter's lock for about a microsecond a row. Raises `StoreError`.
+        """
+        database = self._open_database()
+        changes = WriteBatch(raw_mode=True)
+        handles = self._handles
+        put = changes.put
+        delete = changes.delete
+        for family, key, value in batch:
+            if value is None:
+                delete(key, handles[family])
+            else:
+                put(key, value, handles[family])
+        try:
+            database.write(changes)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+
+    def wipe(self) -> None:
+        """Remove every row of every family, atomically."""
+        database = self._open_database()
+        changes = WriteBatch(raw_mode=True)
+        for family, handle in self._handles.items():
+            changes.delete_range(b"", _WIPE_UPPER, handle)
+            beyond = self._readers[family].keys(from_key=_WIPE_UPPER)
+            for key in beyond:
+                changes.delete(key, handle)
+        try:
+            database.write(changes)
+            for reader in self._readers.values():
+                # Gives the space back, and spares later scans the deletions.
+                reader.compact_range(None, None)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Release the store and its lock, with all its cursors; closing twice is harmless."""
+        database, self._database = self._database, None
+        if database is None:
+            return
+        # RocksDB stays open, and locked, until its last iterator, handle and family are gone.
+        for cursor in self._cursors:
+            cursor.release()
+        self._cursors.clear()
+        self._handles.clear()
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        database.close()
+
+    def size_bytes(self) -> int:
+        """Bytes in the files of all families; a cheap estimate."""
+        return self._sum("rocksdb.total-sst-files-size")
+
+    def write_buffer_bytes(self) -> int:
+        """Memory of rows not yet in files, of all families; a cheap estimate."""
+        return self._sum("rocksdb.cur-size-all-mem-tables")
+
+    def rows_estimate(self, family: str) -> int:
+        """About how many rows `family` has; overwritten and deleted ones may be counted."""
+        return self._reader(family).property_int_value("rocksdb.estimate-num-keys") or 0
+
+    def _sum(self, name: str) -> int:
+        self._open_database()
+        return sum(reader.property_int_value(name) or 0 for reader in self._readers.values())
+
+    def _reader(self, family: str) -> Rdict:
+        reader = self._readers.get(family)
+        if reader is None:
+            self._open_database()
+            raise KeyError(family)
+        return reader
+
+    def _open_database(self) -> Rdict:
+        if self._database is None:
+            raise StoreClosed(f"store {self.path} is closed; open it again")
+        return self._database
+
+    def forget(self, cursor: RocksCursor) -> None:
+        """Called by a cursor at its end."""
+        self._cursors.discard(cursor)
