@@ -7,6 +7,7 @@ committed offsets. Heartbeats go on while the main loop works.
 # tests/unit/test_faust_assumptions.py names each one.
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -89,6 +90,11 @@ class DaemonThread(WorkerThread):
         super().__init__(service, **kwargs)
         self.daemon = True
 
+    def run(self) -> None:
+        """Run; an exception has crashed the service by then and is told by the worker."""
+        with contextlib.suppress(Exception):
+            super().run()
+
 
 class ReaderThread(driver.AIOKafkaConsumerThread):
     """The aiokafka consumer on its own thread and loop; implements `ingress.Reader`.
@@ -104,6 +110,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
         self._marks: dict[int, _Mark] = {}
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
+        self._connecting: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
     @property
@@ -133,10 +140,11 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connect, then refuse to run on topics that are missing or do not fit together."""
         self._consumer = self._create_consumer(loop=self.thread_loop)
+        self._connecting = asyncio.ensure_future(self._consumer.start())
         try:
-            await self._consumer.start()
+            await self._connecting
         except KafkaError as error:
-            where = self._frame.transport.connection["bootstrap_servers"]
+            where = ", ".join(self._frame.transport.connection["bootstrap_servers"])
             raise StartError(
                 f"cannot reach Kafka at {where} ({error}); start it, or set bootstrap_servers"
             ) from error
@@ -208,7 +216,12 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
 
     async def leave_group(self) -> None:
         """See `ingress.Reader`."""
-        if self._consumer is not None and self.thread_loop.is_running():
+        if self._connecting is None or not self.thread_loop.is_running():
+            return
+        if not self._connecting.done():
+            # A broker that does not answer would hold up our end for half a minute.
+            self.thread_loop.call_soon_threadsafe(self._connecting.cancel)
+        else:
             await self._here(self._leave_here())
 
     # --- on this thread -------------------------------------------------------------------
