@@ -1,0 +1,176 @@
+"""An admin client that can say in a sentence why Kafka does not answer, and facts of topics."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Node, TopicCollection
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    ClusterMetadata,
+    ConfigResource,
+    ResourceType,
+    TopicDescription,
+)
+
+from streamsched.settings import Settings
+
+# The settings of 25 topics cost about 5 ms of Python in one go; more would hold up other threads.
+TOPICS_PER_REQUEST_MAX: Final = 25
+
+# librdkafka prints a line for each refused connection unless it is given a logger; its last
+# reason goes into our own sentence.
+_SILENT: Final = logging.getLogger("streamsched.kafka.connection.librdkafka")
+_SILENT.setLevel(logging.CRITICAL + 1)
+
+
+class KafkaProblem(Exception):
+    """Kafka cannot be used as wanted; the text is one sentence for the user."""
+
+
+class KafkaAway(KafkaProblem):
+    """No broker answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """One existing topic as the broker describes it."""
+
+    topic: str
+    topic_id: str
+    partitions: int
+    replication_factor: int
+    leaderless: int  #: partitions that have no leader at the moment
+    may_write: bool
+    configs: Mapping[str, str]
+
+    @property
+    def compacted(self) -> bool:
+        """Whether compaction may remove records of it."""
+        return "compact" in self.configs["cleanup.policy"]
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest batch of records that the topic takes."""
+        return int(self.configs["max.message.bytes"])
+
+
+class Connection:
+    """An admin client with the reason of its last failure.
+
+    Raises `KafkaProblem` where a client option is wrong.
+    """
+
+    def __init__(self, where: Settings | Mapping[str, Any]) -> None:
+        config: dict[str, Any] = (
+            where.client_config() if isinstance(where, Settings) else dict(where)
+        )
+        self.address = str(config.get("bootstrap.servers", ""))
+        self._reason = ""
+        try:
+            config |= {"error_cb": self._remember, "reconnect.backoff.max.ms": 1000}
+            self.client = AdminClient(config, logger=_SILENT)
+        except (KafkaException, TypeError, ValueError) as error:
+            raise KafkaProblem(
+                f"Kafka's client does not accept its options ({_text(error)}): "
+                "correct STREAMSCHED_KAFKA__… or the table `kafka` in streamsched.toml"
+            ) from error
+
+    def metadata(self, seconds: float) -> ClusterMetadata:
+        """All topics with their partitions and leaders; raises `KafkaAway` after `seconds`."""
+        try:
+            return self.client.list_topics(timeout=seconds)
+        except KafkaException as error:
+            raise self.away(error, seconds) from error
+
+    def away(self, error: BaseException, seconds: float) -> KafkaAway:
+        """The sentence for a request that got no answer."""
+        self.client.poll(0)
+        return KafkaAway(
+            f"Kafka at {self.address} did not answer within {seconds:.0f} s "
+            f"({self._reason or _text(error)}): start it (`streamsched broker` starts one), "
+            "or correct STREAMSCHED_BOOTSTRAP_SERVERS"
+        )
+
+    def facts(self, topics: Sequence[str], seconds: float) -> dict[str, TopicFacts | KafkaError]:
+        """What the broker knows of `topics`, or its refusal, for each of them.
+
+        Raises `KafkaAway` where it does not answer within `seconds`.
+        """
+        found: dict[str, TopicFacts | KafkaError] = {}
+        for names in _batches(topics):
+            described = self.client.describe_topics(
+                TopicCollection(names),
+                include_authorized_operations=True,
+                request_timeout=seconds,
+            )
+            resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+            configs = self.client.describe_configs(resources, request_timeout=seconds)
+            by_name = {resource.name: future for resource, future in configs.items()}
+            for name in names:
+                description = self.outcome(described[name], seconds)
+                settings = self.outcome(by_name[name], seconds)
+                if isinstance(description, KafkaError):
+                    found[name] = description
+                elif isinstance(settings, KafkaError):
+                    found[name] = settings
+                else:
+                    found[name] = _facts_of(description, settings)
+        return found
+
+    def outcome(self, future: "Future[Any]", seconds: float) -> Any:
+        """Result of an admin request, or the broker's refusal as a `KafkaError`.
+
+        Raises `KafkaAway` where no broker answered.
+        """
+        try:
+            return future.result(seconds + 1)
+        except FutureTimeoutError as error:
+            raise self.away(error, seconds) from error
+        except KafkaException as error:
+            refusal: KafkaError = error.args[0]
+            # Negative codes are the client's own: it never got to hear the broker's opinion.
+            if refusal.code() < 0:
+                raise self.away(error, seconds) from error
+            return refusal
+
+    def _remember(self, error: KafkaError) -> None:
+        # "All brokers down" follows each real reason and says less.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._reason = error.str()
+
+
+def refusal_text(refusal: KafkaError) -> str:
+    """The broker's own words, without its prefix."""
+    return refusal.str().removeprefix("Broker: ").rstrip(".")
+
+
+def _facts_of(description: TopicDescription, configs: Mapping[str, Any]) -> TopicFacts:
+    partitions = description.partitions
+    # The client's types say that there is always a leader; for a lost one it hands out None.
+    leaders: list[Node | None] = [partition.leader for partition in partitions]
+    # Nothing listed stands for a broker that does not tell; it will when it is written to.
+    allowed: list[Any] = description.authorized_operations or []
+    return TopicFacts(
+        topic=description.name,
+        topic_id=str(description.topic_id),
+        partitions=len(partitions),
+        replication_factor=min((len(p.replicas) for p in partitions), default=0),
+        leaderless=sum(leader is None or leader.id < 0 for leader in leaders),
+        may_write=not allowed or AclOperation.WRITE in allowed,
+        configs={name: entry.value or "" for name, entry in configs.items()},
+    )
+
+
+def _batches(names: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), TOPICS_PER_REQUEST_MAX):
+        yield list(names[start : start + TOPICS_PER_REQUEST_MAX])
+
+
+def _text(error: BaseException) -> str:
+    first = error.args[0] if error.args else error
+    return first.str() if isinstance(first, KafkaError) else str(first)

@@ -1,0 +1,48 @@
+"""Changes of topics that are visible to every client when the call returns.
+
+The controller answers a request before the broker that clients ask has heard of the change.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+_SECONDS_MAX = 20.0
+
+
+def await_condition(what: str, condition: Callable[[], bool]) -> None:
+    """Wait until `condition()` holds; fails with `what` after 20 s."""
+    deadline = time.monotonic() + _SECONDS_MAX
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {_SECONDS_MAX:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+def partition_count(admin: AdminClient, topic: str) -> int:
+    """Partitions with a leader; 0 where there is no such topic."""
+    found = admin.list_topics(timeout=10).topics.get(topic)
+    return 0 if found is None else sum(p.leader >= 0 for p in found.partitions.values())
+
+
+def await_partitions(admin: AdminClient, topic: str, count: int) -> None:
+    """Wait until `topic` has `count` partitions, 0 meaning until it is gone."""
+    await_condition(
+        f"{topic} has {count} partitions", lambda: partition_count(admin, topic) == count
+    )
+
+
+def create_topic(
+    admin: AdminClient, topic: str, partitions: int = 1, configs: Mapping[str, str] | None = None
+) -> None:
+    """Create `topic` and wait until it can be used."""
+    new = NewTopic(topic, partitions, config=dict(configs or {}))
+    admin.create_topics([new])[topic].result(10)
+    await_partitions(admin, topic, partitions)
+
+
+def delete_topic(admin: AdminClient, topic: str) -> None:
+    """Delete `topic` and wait until it is gone."""
+    admin.delete_topics([topic])[topic].result(10)
+    await_partitions(admin, topic, 0)
