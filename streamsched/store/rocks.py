@@ -23,10 +23,14 @@ _WIPE_UPPER: Final = b"\xff" * 64
 class RocksCursor:
     """A RocksDB iterator between two bounds; it pins the state of its making, and the lock."""
 
-    __slots__ = ("_iterator", "_lower", "_owner")
+    __slots__ = ("_bounds", "_iterator", "_lower", "_owner")
 
-    def __init__(self, owner: "RocksStore", iterator: RdictIter, lower: bytes) -> None:
+    def __init__(
+        self, owner: "RocksStore", iterator: RdictIter, bounds: ReadOptions, lower: bytes
+    ) -> None:
         self._owner = owner
+        # The iterator reads its upper bound out of this object's memory without keeping it alive.
+        self._bounds = bounds
         self._iterator: RdictIter | None = iterator
         self._lower = lower
         iterator.seek(lower)
@@ -149,7 +153,7 @@ class RocksStore:
         reader = self._reader(family)
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(upper)
-        cursor = RocksCursor(self, reader.iter(bounds), lower)
+        cursor = RocksCursor(self, reader.iter(bounds), bounds, lower)
         self._cursors.add(cursor)
         return cursor
 
