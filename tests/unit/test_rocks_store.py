@@ -5,7 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -324,12 +326,37 @@ def test_folder_in_the_way_of_a_file_is_unwritable(tmp_path: Path) -> None:
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_rights_is_unwritable(tmp_path: Path) -> None:
-    """A folder that may not be written is named in one sentence."""
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreUnwritable, match="cannot be written"):
-        RocksStore(tmp_path / "store")
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Root may write everywhere, so a test of rights steps down from it."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65_534)
+    yield
+    os.seteuid(was)
+
+
+@pytest.fixture
+def unwritable_folder() -> Iterator[Path]:
+    """A folder open to all for reading and to nobody for writing, with a store in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder / "store")
+        for entry in (*folder.rglob("*"), folder):
+            entry.chmod(0o555 if entry.is_dir() else 0o444)
+        yield folder
+        for entry in (folder, folder / "store"):
+            entry.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["new", "store"])
+def test_folder_without_rights_is_unwritable(
+    unwritable_folder: Path, unprivileged: None, name: str
+) -> None:
+    """A folder that may be read but not written is named in one sentence, new or in use."""
+    path = unwritable_folder / name
+    with pytest.raises(StoreUnwritable, match=f"store {path} cannot be written"):
+        RocksStore(path)
 
 
 def test_destroy_removes_the_folder(path: Path) -> None:

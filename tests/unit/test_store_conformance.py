@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -260,39 +259,47 @@ def test_both_stores_agree_with_a_dictionary(
     steps: list[str | list[Write]], bounds: tuple[bytes, bytes], asked: list[bytes]
 ) -> None:
     """After every step of any history, all reads agree, and old cursors show the old rows."""
-    lower, upper = bounds
     model: Model = {family: {} for family in FAMILIES}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as ends:
+    with tempfile.TemporaryDirectory() as folder:
         stores: list[Store] = [MemoryStore(), RocksStore(Path(folder) / "store")]
-
-        @ends.callback
-        def close_those_of_the_last_step() -> None:
-            for store in stores:
-                store.close()
-
-        for step in steps:
-            olds = [store.cursor(JOBS, lower, upper) for store in stores]
-            before = between(model[JOBS], lower, upper)
-            if step == "wipe":
-                model = {family: {} for family in FAMILIES}
+        try:
+            for step in steps:
+                if step == "reopen":
+                    stores[1].close()
+                    stores[1] = RocksStore(Path(folder) / "store")
+                else:
+                    change_under_cursors(stores, model, step, bounds)
                 for store in stores:
-                    store.wipe()
-            elif isinstance(step, list):
-                apply(model, step)
-                for store in stores:
-                    store.write(step)
-            for old in olds:
-                with old:
-                    assert rest(old) == before
-            if step == "reopen":
-                stores[1].close()
-                stores[1] = RocksStore(Path(folder) / "store")
-            for store in stores:
-                for family in FAMILIES:
-                    expected = between(model[family], lower, upper)
-                    assert scan(store, family, lower, upper) == expected
-                    assert store.get_many(family, asked) == [model[family].get(k) for k in asked]
-                    assert all(store.get(family, k) == model[family].get(k) for k in asked)
+                    assert_agrees(store, model, bounds, asked)
+        finally:
+            stores[1].close()
+
+
+def change_under_cursors(
+    stores: list[Store], model: Model, step: str | list[Write], bounds: tuple[bytes, bytes]
+) -> None:
+    """Wipe or write, with cursors open that must not see it."""
+    cursors = [store.cursor(JOBS, *bounds) for store in stores]
+    before = between(model[JOBS], *bounds)
+    if isinstance(step, str):
+        for rows in model.values():
+            rows.clear()
+    else:
+        apply(model, step)
+    for store, cursor in zip(stores, cursors, strict=True):
+        store.wipe() if isinstance(step, str) else store.write(step)
+        with cursor:
+            assert rest(cursor) == before
+
+
+def assert_agrees(
+    store: Store, model: Model, bounds: tuple[bytes, bytes], asked: list[bytes]
+) -> None:
+    """Every kind of read answers as the model does."""
+    for family, rows in model.items():
+        assert scan(store, family, *bounds) == between(rows, *bounds)
+        assert store.get_many(family, asked) == [rows.get(key) for key in asked]
+        assert [store.get(family, key) for key in asked] == [rows.get(key) for key in asked]
 
 
 def between(rows: dict[bytes, bytes], lower: bytes, upper: bytes) -> list[tuple[bytes, bytes]]:
