@@ -359,6 +359,20 @@ def test_folder_without_rights_is_unwritable(
         RocksStore(path)
 
 
+def test_upper_bounds_stay_with_their_cursors(path: Path) -> None:
+    """Many cursors open at once, made while memory is reused, each end at their own bound."""
+    store = RocksStore(path)
+    store.write([(JOBS, row.to_bytes(2, "big"), b"v") for row in range(300)])
+    cursors = [store.cursor(JOBS, b"", end.to_bytes(2, "big")) for end in range(300)]
+    for end, cursor in enumerate(cursors):
+        with cursor:
+            cursor.seek(max(end - 1, 0).to_bytes(2, "big"))
+            assert cursor.valid() == (end > 0)
+            cursor.next()
+            assert not cursor.valid()
+    store.close()
+
+
 def test_destroy_removes_the_folder(path: Path) -> None:
     """Nothing of a destroyed store is left, and destroying a missing one is harmless."""
     make(path)
