@@ -12,6 +12,7 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _INTEGER = re.compile(r"-?\d{1,30}", re.ASCII)
+_SHOWN_MAX = 10**30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -21,14 +22,19 @@ def check_epoch_ms(value: int, now_ms: int, what: str) -> int | Rejection:
     if value < EPOCH_MS_MIN:
         return Rejection(
             Reason.TIME_IN_SECONDS,
-            f"{what} {value} is too small for epoch milliseconds: are these seconds?",
+            f"{what} {_shown(value)} is too small for epoch milliseconds: are these seconds?",
         )
     if value > now_ms + DUE_AHEAD_MS_MAX:
         return Rejection(
             Reason.TIME_TOO_FAR,
-            f"{what} {value} is more than ten years ahead: are these microseconds?",
+            f"{what} {_shown(value)} is more than ten years ahead: are these microseconds?",
         )
     return value
+
+
+def _shown(value: int) -> str:
+    """The number as text; Python refuses to print one of more than 4,300 digits."""
+    return str(value) if abs(value) < _SHOWN_MAX else "(a number of over 30 digits)"
 
 
 def parse_time(text: str, now_ms: int, what: str, *, round_up: bool) -> int | Rejection:
@@ -70,7 +76,7 @@ def due_after(
 ) -> int | Rejection:
     """Due time of a delay, counted from the record's own timestamp so that replays agree."""
     if delay_ms < 0:
-        return Rejection(Reason.ILLEGAL_DELAY, f"{what} {delay_ms} is negative")
+        return Rejection(Reason.ILLEGAL_DELAY, f"{what} {_shown(delay_ms)} is negative")
     if timestamp_ms < 0:
         return Rejection(Reason.NO_TIMESTAMP, f"{what} on a record without a timestamp")
     return check_epoch_ms(timestamp_ms + delay_ms, now_ms, f"{what} after the timestamp,")
