@@ -18,7 +18,7 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
     job row: version due_ms(8) sequence(8) expires_ms(8) accepted_ms(8) source_offset(8)
              source_partition(4) key_length(4) headers_length(4) headers key payload
     head:    due_ms(8) sequence(8), a lower bound of the tenant's first row in ready
-    header:  name_length(2) name value_length(4) value
+    header:  name_length(4) name value_length(4) value
 
 `expires_ms` is 0 for "never". A length of 0xFFFFFFFF means null (no value, or no key of its own).
 Rows of `jobs` and meta keys that open with 0x01 are in the changelog under the same key and
@@ -58,8 +58,7 @@ _POSITION: Final = struct.Struct(">BQq")
 _LIMITER: Final = struct.Struct(">BQQI")
 _TENANT: Final = struct.Struct(">BQQQQ")
 _OFFSET: Final = struct.Struct(">BQ")
-_HEADER_NAME: Final = struct.Struct(">H")
-_HEADER_VALUE: Final = struct.Struct(">I")
+_LENGTH: Final = struct.Struct(">I")
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -100,12 +99,12 @@ def encode_headers(headers: Headers) -> bytes:
     parts: list[bytes] = []
     for name, value in headers:
         raw = name.encode()
-        parts.append(_HEADER_NAME.pack(len(raw)))
+        parts.append(_LENGTH.pack(len(raw)))
         parts.append(raw)
         if value is None:
-            parts.append(_HEADER_VALUE.pack(NO_LENGTH))
+            parts.append(_LENGTH.pack(NO_LENGTH))
         else:
-            parts.append(_HEADER_VALUE.pack(len(value)))
+            parts.append(_LENGTH.pack(len(value)))
             parts.append(value)
     return b"".join(parts)
 
@@ -115,11 +114,11 @@ def decode_headers(packed: bytes) -> list[tuple[str, bytes | None]]:
     headers: list[tuple[str, bytes | None]] = []
     at = 0
     while at < len(packed):
-        (length,) = _HEADER_NAME.unpack_from(packed, at)
-        at += 2
+        (length,) = _LENGTH.unpack_from(packed, at)
+        at += 4
         name = packed[at : at + length].decode()
         at += length
-        (length,) = _HEADER_VALUE.unpack_from(packed, at)
+        (length,) = _LENGTH.unpack_from(packed, at)
         at += 4
         if length == NO_LENGTH:
             headers.append((name, None))
