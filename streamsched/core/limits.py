@@ -10,6 +10,9 @@ JOB_BYTES_MAX: Final = 900 * 1024
 ADDED_HEADERS_BYTES_MAX: Final = 64 * 1024
 """Room that our topics and producers leave, above a job, for the headers we add."""
 
+MOVED_MARKS_BYTES_MAX: Final = 1024
+"""What the headers add at most that a misplaced job gets when it is moved."""
+
 MESSAGE_BYTES_MAX: Final = JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX
 """`max.message.bytes` of our topics and `message.max.bytes` of our producers."""
 

@@ -8,13 +8,13 @@ class Reason(StrEnum):
     """Reason codes of rejected records, as in the header `streamsched-error-code`."""
 
     NOT_UTF8 = "not_utf8"  #: the value of an envelope is no UTF-8
-    NOT_JSON = "not_json"  #: the value is no JSON (header mode needs `streamsched-id`)
+    NOT_JSON = "not_json"  #: the value is no JSON, or has a lone surrogate
     NOT_AN_OBJECT = "not_an_object"  #: the value is JSON, but no object
     TOO_DEEP = "too_deep"  #: nested deeper than 512 levels
     UNKNOWN_FIELD = "unknown_field"  #: a field that no envelope has
     WRONG_TYPE = "wrong_type"  #: a field or header has a value of the wrong type
     MISSING_ID = "missing_id"  #: no id, or a null value that names none
-    ILLEGAL_ID = "illegal_id"  #: empty, too long, control characters or lone surrogates
+    ILLEGAL_ID = "illegal_id"  #: no text, empty, too long, or with control characters
     MISSING_TENANT = "missing_tenant"  #: neither named nor given as the record's key
     ILLEGAL_TENANT = "illegal_tenant"  #: not 1 to 100 of A-Z a-z 0-9 _ -
     MISSING_DUE = "missing_due"  #: neither a due time nor a delay
@@ -25,7 +25,7 @@ class Reason(StrEnum):
     ILLEGAL_DELAY = "illegal_delay"  #: no whole number of milliseconds from 0 on
     NO_TIMESTAMP = "no_timestamp"  #: a delay on a record without a timestamp
     MISSING_PAYLOAD = "missing_payload"  #: a schedule without a payload, or with a null value
-    ILLEGAL_KEY = "illegal_key"  #: the egress key is no text, or has lone surrogates
+    ILLEGAL_KEY = "illegal_key"  #: the egress key is no text
     ILLEGAL_HEADERS = "illegal_headers"  #: `headers` is no object of strings, or names one of ours
     UNKNOWN_HEADER = "unknown_header"  #: a `streamsched-*` header that is not an ingress header
     DUPLICATE_HEADER = "duplicate_header"  #: one of our headers stands twice

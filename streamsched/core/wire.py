@@ -11,7 +11,12 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from streamsched.core import headers as names
-from streamsched.core.limits import ENVELOPE_DEPTH_MAX, JOB_BYTES_MAX, JOB_ID_BYTES_MAX
+from streamsched.core.limits import (
+    ENVELOPE_DEPTH_MAX,
+    JOB_BYTES_MAX,
+    JOB_ID_BYTES_MAX,
+    MOVED_MARKS_BYTES_MAX,
+)
 from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.state import Headers
 from streamsched.core.tenant_settings import TENANT_PATTERN
@@ -23,7 +28,10 @@ from streamsched.core.times import (
 )
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
-_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# A string that never ends is taken whole as well, without going back over it: a search that
+# began again at each of its quotes would take hours for one record.
+_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?|[\[\]{}]', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _DIGITS: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 _SOURCE: Final = re.compile(r"(\d{1,9})-(\d{1,18})", re.ASCII)
 
@@ -113,19 +121,23 @@ def decode(record: IngressRecord, now_ms: int) -> Command | Rejection:
     size = len(value or b"") + len(record.key or b"")
     if given:
         size = record_bytes(record)
-        for name, _ in given:
-            if name.startswith(names.PREFIX):
-                if size > JOB_BYTES_MAX:
-                    break
-                return _decode_header_mode(record, now_ms)
-    if size > JOB_BYTES_MAX:
+    if size > JOB_BYTES_MAX and size > _bytes_max(given):
         return Rejection(
             Reason.TOO_LARGE,
             f"{size} bytes of key, value and headers, the limit is {JOB_BYTES_MAX}",
         )
+    for name, _ in given:
+        if name.startswith(names.PREFIX):
+            return _decode_header_mode(record, now_ms)
     if value is None:
         return Rejection(Reason.MISSING_ID, "a null value without the header streamsched-id")
     return _decode_envelope_mode(record, value, now_ms)
+
+
+def _bytes_max(given: Headers) -> int:
+    """The limit of a record: one that was moved has grown by the marks of its move."""
+    is_moved = any(name == names.MOVED for name, _ in given)
+    return JOB_BYTES_MAX + (MOVED_MARKS_BYTES_MAX if is_moved else 0)
 
 
 # --- envelope mode -------------------------------------------------------------------------
@@ -238,13 +250,13 @@ def _explain(value: bytes, error: Exception) -> Rejection:
     if isinstance(error, RecursionError):
         return Rejection(Reason.TOO_DEEP, f"nested deeper than {ENVELOPE_DEPTH_MAX} levels")
     if not isinstance(error, msgspec.ValidationError):
-        return Rejection(Reason.NOT_JSON, f"the value is no JSON: {error}")
+        return _not_json(value, error)
     try:
         fields = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
         return Rejection(Reason.NOT_AN_OBJECT, "the value is JSON, but no object")
     except (msgspec.DecodeError, UnicodeDecodeError) as again:
-        return Rejection(Reason.NOT_JSON, f"the value is no JSON: {again}")
+        return _not_json(value, again)
     unknown = sorted(set(fields) - _FIELDS)
     if unknown:
         return Rejection(
@@ -255,6 +267,13 @@ def _explain(value: bytes, error: Exception) -> Rejection:
         if f"$.{name}" in str(error):
             return Rejection(reason, f"{name}: {error}")
     return Rejection(Reason.WRONG_TYPE, str(error))
+
+
+def _not_json(value: bytes, error: Exception) -> Rejection:
+    hint = ""
+    if _SURROGATE.search(value):
+        hint = "; an escaped surrogate that has no partner is no character"
+    return Rejection(Reason.NOT_JSON, f"the value is no JSON: {error}{hint}")
 
 
 # --- header mode ---------------------------------------------------------------------------
