@@ -172,7 +172,7 @@ def epoch_ms(moment: Moment, name: str, from_ms: int, *, round_up: bool) -> int:
     elif type(moment) is int:
         at_ms = moment
     else:
-        raise ValueError(  # noqa: TRY004  (one kind of error for whatever is wrong)
+        raise ValueError(
             f"{name} is a {type(moment).__name__}: give a datetime with an offset or an integer "
             "of epoch milliseconds"
         )
