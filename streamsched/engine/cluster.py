@@ -1,0 +1,47 @@
+"""What a scheduler must know of the cluster before it touches a partition."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from streamsched.engine.reader import StartError
+from streamsched.kafka import admin
+from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
+from streamsched.settings import Settings
+
+ANSWER_SECONDS_MAX: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Facts read once at start; a topic made anew is recognised by its id."""
+
+    partitions: int
+    """Of the ingress topic, and of the changelog."""
+    jobs_topic_id: str
+    changelog_topic_id: str
+    changelog_delete_retention_ms: int
+    """How long a tombstone is readable: older local state may have missed some."""
+
+
+def inspect_cluster(settings: Settings) -> Cluster:
+    """Look whether a scheduler can run on the cluster; blocking, up to about 20 s.
+
+    Raises `StartError` with a sentence per fault: broker away, topic missing or unfit.
+    """
+    names = settings.names
+    try:
+        faults = admin.check(settings, names)
+        if faults:
+            raise StartError("; ".join(faults))
+        facts = Connection(settings).facts([names.jobs, names.changelog], ANSWER_SECONDS_MAX)
+    except KafkaProblem as problem:
+        raise StartError(str(problem)) from problem
+    jobs, changelog = facts[names.jobs], facts[names.changelog]
+    if not isinstance(jobs, TopicFacts) or not isinstance(changelog, TopicFacts):
+        raise StartError(f"topics {names.jobs} and {names.changelog} cannot be described")
+    return Cluster(
+        jobs.partitions,
+        jobs.topic_id,
+        changelog.topic_id,
+        int(changelog.configs["delete.retention.ms"]),
+    )

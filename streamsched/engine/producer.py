@@ -1,0 +1,189 @@
+"""The transactional producer of one partition, and what its failures mean.
+
+The rules come from experiments on a real broker:
+
+* A commit that timed out is committed again, never aborted: an abort would answer a conflict.
+* Any exception of `produce()` fails the cycle. Swallowed, the commit would go through without
+  that record, and a job would be lost.
+* A fatal error, fencing included, does not say that somebody else owns the partition: a
+  transaction that timed out fences its own producer. The caller asks the group, not the error.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from streamsched.core.cycle import Cycle
+from streamsched.core.limits import MESSAGE_BYTES_MAX
+from streamsched.settings import Settings
+
+MESSAGE_TIMEOUT_MS: Final = 3_000
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+"""How long the open transaction of a dead scheduler holds back readers, if nobody fences it."""
+BATCH_BYTES_MAX: Final = 128 * 1024
+"""Largest batch of several records; a topic that takes less would refuse jobs that fit alone."""
+
+CALL_SECONDS: Final = 5.0
+"""How long one call of the transactional API may block its thread before it is made again."""
+COMMIT_SECONDS_MAX: Final = 60.0
+RETRY_SECONDS: Final = 0.25
+
+log = structlog.get_logger()
+
+
+class CycleFailedError(Exception):
+    """The transaction was aborted; the cycle may be run again from the same chunk."""
+
+
+class ProducerLostError(Exception):
+    """The producer is of no use any more, and whether its last transaction was committed is open.
+
+    A new producer fences this one; what was committed is then read from the changelog.
+    """
+
+
+def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
+    """librdkafka options of the producer of one partition; the user's options stand below ours."""
+    return settings.client_config(
+        **{
+            "transactional.id": f"{settings.app_id}-{partition}",
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "message.timeout.ms": MESSAGE_TIMEOUT_MS,
+            "message.max.bytes": MESSAGE_BYTES_MAX,
+            "allow.auto.create.topics": False,
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+            "batch.num.messages": 100_000,
+            "batch.size": BATCH_BYTES_MAX,
+            # The commit flushes at once; until then records are gathered into large batches.
+            "linger.ms": 20,
+            "retry.backoff.ms": 20,
+            "topic.metadata.refresh.fast.interval.ms": 50,
+        }
+    )
+
+
+class PartitionProducer:
+    """Commits cycles of one partition, each in one transaction."""
+
+    def __init__(self, settings: Settings, partition: int, executor: Executor) -> None:
+        """Connects in the background; nothing is fenced before `fence`."""
+        self._partition = partition
+        self._changelog = settings.names.changelog
+        self._executor = executor
+        self._producer = Producer(producer_config(settings, partition))
+        self._changelog_offset = -1
+
+    async def fence(self, is_wanted: Callable[[], bool]) -> bool:
+        """End the transaction of whoever had the partition before; first of all, and once.
+
+        Retried while the broker is away or busy with the old transaction, as long as `is_wanted`;
+        returns whether it was done. Raises `ProducerLostError` on a fatal error.
+        """
+        started = time.monotonic()
+        while is_wanted():
+            try:
+                await self._call(self._producer.init_transactions, CALL_SECONDS)
+            except KafkaException as exception:
+                error = exception.args[0]
+                if error.fatal() or not error.retriable():
+                    raise ProducerLostError(f"init_transactions: {error.str()}") from exception
+                log.warning(
+                    "waiting for the broker to end the former owner's transaction",
+                    partition=self._partition,
+                    seconds=round(time.monotonic() - started, 1),
+                    error=error.str(),
+                )
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return True
+        return False
+
+    async def commit(self, cycle: Cycle) -> int:
+        """Write everything of `cycle`; returns the offset after its last changelog record.
+
+        Raises `CycleFailedError` or `ProducerLostError`.
+        """
+        self._changelog_offset = -1
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as exception:
+            raise ProducerLostError(f"begin_transaction: {exception.args[0].str()}") from exception
+        try:
+            self._produce(cycle)
+        except (KafkaException, BufferError, ValueError, TypeError) as exception:
+            await self._abort()
+            raise CycleFailedError(f"produce: {exception}") from exception
+        await self._commit()
+        if self._changelog_offset < 0:
+            raise ProducerLostError("committed, but the broker did not tell the changelog offset")
+        return self._changelog_offset + 1
+
+    def close(self) -> None:
+        """Abandon the producer; what is not committed is left to the next owner's fence."""
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+
+    def _produce(self, cycle: Cycle) -> None:
+        produce = self._producer.produce
+        for topic, partition, key, value, headers, timestamp_ms in cycle.records:
+            produce(
+                topic,
+                value,
+                key,
+                partition,
+                timestamp=max(timestamp_ms, 0),
+                headers=headers,  # type: ignore[arg-type]  # any sequence of pairs will do
+            )
+        changelog, partition = self._changelog, self._partition
+        *rest, last = cycle.changelog
+        for key, value in rest:
+            produce(changelog, value, key, partition)
+        produce(changelog, last[1], last[0], partition, on_delivery=self._on_last)
+
+    def _on_last(self, error: KafkaError | None, message: Message) -> None:
+        offset = message.offset()
+        if error is None and offset is not None:
+            self._changelog_offset = offset
+
+    async def _commit(self) -> None:
+        deadline = time.monotonic() + COMMIT_SECONDS_MAX
+        while True:
+            try:
+                await self._call(self._producer.commit_transaction, CALL_SECONDS)
+            except KafkaException as exception:
+                error = exception.args[0]
+                if error.txn_requires_abort():
+                    await self._abort()
+                    raise CycleFailedError(f"commit: {error.str()}") from exception
+                if error.fatal() or not error.retriable() or time.monotonic() > deadline:
+                    raise ProducerLostError(f"commit: {error.str()}") from exception
+                log.warning(
+                    "commit timed out, trying it again",
+                    partition=self._partition,
+                    error=error.str(),
+                )
+            else:
+                return
+
+    async def _abort(self) -> None:
+        deadline = time.monotonic() + COMMIT_SECONDS_MAX
+        while True:
+            try:
+                await self._call(self._producer.abort_transaction, CALL_SECONDS)
+            except KafkaException as exception:
+                error = exception.args[0]
+                if error.fatal() or not error.retriable() or time.monotonic() > deadline:
+                    raise ProducerLostError(f"abort: {error.str()}") from exception
+            else:
+                return
+
+    async def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Run a blocking call in a thread; it frees the interpreter's lock while it waits."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, function, *arguments)

@@ -1,0 +1,449 @@
+"""What is done with one partition: fence, recover, then one cycle after the other.
+
+A runner lives as long as one assignment. Whatever goes wrong with its producer, it begins again
+at the fence; whatever was committed is in the changelog.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiokafka.errors import KafkaError as AiokafkaError
+
+from streamsched.core import state
+from streamsched.core.cycle import Chunk, Cycle
+from streamsched.core.dispatch import BrokenIndexError
+from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
+from streamsched.core.partition import Partition
+from streamsched.core.settings_view import SettingsView
+from streamsched.core.store import META
+from streamsched.engine.cluster import Cluster
+from streamsched.engine.metrics import Metrics
+from streamsched.engine.partitions import Ingress, IngressChunk, PartitionLostError
+from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
+from streamsched.engine.reader import StartError
+from streamsched.engine.replaying import ReplayError, replay_changelog
+from streamsched.engine.threads import Threads
+from streamsched.kafka.directory import EgressDirectory
+from streamsched.settings import Settings
+from streamsched.store.errors import StoreCorrupt, StoreLocked
+from streamsched.store.rocks import RocksStore
+
+BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
+"""Ingress records of a partition that wait in memory; above it nothing more is fetched."""
+
+BUFFERED_BYTES_MAX: Final = 32 * 1024 * 1024
+CYCLE_SECONDS_MIN: Final = 0.010
+"""Cycles of a partition with little to do begin at least this far apart: each costs a commit."""
+
+RETRY_SECONDS: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class Phase(StrEnum):
+    """What a partition is doing; `ready` is the only one in which jobs are dispatched."""
+
+    FENCING = "fencing"
+    REPLAYING = "replaying"
+    WAITING_FOR_SETTINGS = "waiting_for_settings"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all runners of a process use together."""
+
+    settings: Settings
+    cluster: Cluster
+    ingress: Ingress
+    view: SettingsView
+    directory: EgressDirectory
+    metrics: Metrics
+    threads: Threads
+    clock_ms: Callable[[], int]
+
+
+class Runner:
+    """One partition under one generation of the group."""
+
+    def __init__(self, shared: Shared, number: int, generation: int) -> None:
+        """Nothing happens before `start`."""
+        self.number = number
+        self.phase = Phase.FENCING
+        self.replay_records_left = 0
+        self.clock_is_back_ms = 0
+        """How far the wall clock is behind the last cycle, if that is more than is tolerated."""
+        self.partition: Partition | None = None
+        self._shared = shared
+        self._generation = generation
+        self._wake = asyncio.Event()
+        self._buffer: deque[IngressChunk] = deque()
+        self._buffered_records = 0
+        self._stopping = False
+        self._store: RocksStore | None = None
+        self._producer: PartitionProducer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # --- for the owner ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name=f"partition {self.number}")
+
+    async def stop(self, seconds: float) -> None:
+        """Finish the cycle in progress, or abandon it after `seconds`; then release the store."""
+        self._stopping = True
+        self._wake.set()
+        task = self._task
+        if task is not None:
+            _, unfinished = await asyncio.wait({task}, timeout=seconds)
+            if unfinished:
+                log.warning("abandoned the cycle in progress", partition=self.number)
+                task.cancel()
+                await asyncio.wait({task})
+        self._release()
+
+    def wake(self) -> None:
+        """Look at the partition now: settings or topics may have changed."""
+        self._wake.set()
+
+    def has_room(self) -> bool:
+        """Whether another chunk is wanted."""
+        return self.phase is Phase.READY and self._buffered_records < BUFFERED_RECORDS_MAX
+
+    def take(self, chunk: IngressChunk) -> None:
+        """Queue a chunk for the next cycles."""
+        self._buffer.append(chunk)
+        self._buffered_records += len(chunk.records)
+        self._wake.set()
+
+    # --- life ------------------------------------------------------------------------------
+
+    def _is_wanted(self) -> bool:
+        return not self._stopping and self._shared.ingress.owns(self.number, self._generation)
+
+    async def _run(self) -> None:
+        try:
+            while self._is_wanted():
+                try:
+                    await self._recover()
+                    await self._cycle_until_unwanted()
+                except (ProducerLostError, ReplayError, StoreCorrupt, AiokafkaError) as error:
+                    self._shared.metrics.producers_lost.inc()
+                    log.warning("partition begins again", partition=self.number, error=str(error))
+                    self._release()
+                    if isinstance(error, StoreCorrupt):
+                        RocksStore.destroy(self._path())
+                    await asyncio.sleep(RETRY_SECONDS)
+        except PartitionLostError:
+            log.info("partition was lost", partition=self.number)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # what is not foreseen must end the process, not the partition
+            self._shared.ingress.fail(error)
+        finally:
+            self.phase = Phase.STOPPED
+
+    def _release(self) -> None:
+        """Close what was opened; buffered records are read again by whoever comes next."""
+        self.partition = None
+        self._buffer.clear()
+        self._buffered_records = 0
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    # --- recovery --------------------------------------------------------------------------
+
+    def _path(self) -> Path:
+        return self._shared.settings.data_dir / self._shared.settings.app_id / str(self.number)
+
+    async def _recover(self) -> None:
+        """From nothing to a partition that may run its first cycle, in the order that is safe."""
+        shared = self._shared
+        self.phase = Phase.FENCING
+        self._producer = PartitionProducer(shared.settings, self.number, shared.threads.producing)
+        if not await self._producer.fence(self._is_wanted) or not self._is_wanted():
+            return
+        self.phase = Phase.REPLAYING
+        self._store = await self._replayed_store()
+        if not self._is_wanted():
+            return
+        partition = Partition(
+            self.number,
+            shared.cluster.partitions,
+            shared.settings.names,
+            self._store,
+            shared.view,
+            shared.directory,
+            topic_id=shared.cluster.jobs_topic_id,
+            changelog_topic_id=shared.cluster.changelog_topic_id,
+        )
+        self.phase = Phase.WAITING_FOR_SETTINGS
+        while self._is_wanted() and not self._settings_are_read(partition):
+            await self._sleep(1.0)
+        if not self._is_wanted():
+            return
+        await self._seek(partition)
+        self.partition = partition
+        self.phase = Phase.READY
+        self._wake.set()
+        shared.ingress.wake()
+
+    async def _replayed_store(self) -> RocksStore:
+        """The local store, brought up to the end of the changelog."""
+        shared = self._shared
+        path = self._path()
+        store = await self._open_store(path)
+        for _ in range(2):
+            fault = _unusable(store, shared.cluster, shared.clock_ms())
+            if fault:
+                log.warning("local state is rebuilt", partition=self.number, reason=fault)
+                store.close()
+                await shared.threads.reading(RocksStore.destroy, path)
+                store = await self._open_store(path)
+            self._store = store
+            result = await shared.threads.reading(
+                partial(
+                    replay_changelog,
+                    shared.settings,
+                    self.number,
+                    store,
+                    shared.cluster.changelog_topic_id,
+                    is_wanted=self._is_wanted,
+                    on_progress=self._note_progress,
+                )
+            )
+            if not result.was_ahead:
+                break
+            log.warning("local state is ahead of the changelog, rebuilt", partition=self.number)
+            store.close()
+            await shared.threads.reading(RocksStore.destroy, path)
+            store = await self._open_store(path)
+        log.info(
+            "partition recovered",
+            partition=self.number,
+            records=result.records,
+            seconds=round(result.seconds, 3),
+        )
+        return store
+
+    async def _open_store(self, path: Path) -> RocksStore:
+        """Open the store; the former owner in this process may need a moment to let go."""
+        for _ in range(20):
+            try:
+                return await self._shared.threads.reading(RocksStore, path)
+            except StoreLocked:
+                await asyncio.sleep(0.1)
+            except StoreCorrupt as error:
+                log.warning("local state is rebuilt", partition=self.number, reason=str(error))
+                await self._shared.threads.reading(RocksStore.destroy, path)
+        return await self._shared.threads.reading(RocksStore, path)
+
+    def _note_progress(self, records_left: int) -> None:
+        self.replay_records_left = records_left
+        self._shared.metrics.replay_records_left.labels(str(self.number)).set(records_left)
+        if records_left:
+            log.info("reading the changelog", partition=self.number, records_left=records_left)
+
+    def _settings_are_read(self, partition: Partition) -> bool:
+        view = self._shared.view
+        return view.complete and view.position > partition.settings_offset
+
+    async def _seek(self, partition: Partition) -> None:
+        """Start reading where the state ends. Raises `StartError` where that is impossible."""
+        shared = self._shared
+        ingress, number = shared.ingress, self.number
+        topic = shared.settings.names.jobs
+        position = partition.position
+        end = await ingress.end_offset(number)
+        if position is None:
+            committed = await shared.threads.reading(shared.threads.committed_offset, number)
+            if committed is not None:
+                raise StartError(
+                    f"the group has read {topic}-{number} up to {committed}, but the changelog "
+                    f"{shared.settings.names.changelog} has no state of it: jobs accepted before "
+                    "are lost. Restore the changelog, or delete the consumer group "
+                    f"{shared.settings.app_id!r} to begin anew"
+                )
+            partition.start_at(await ingress.seek(number, None, generation=self._generation))
+        else:
+            first = await ingress.beginning_offset(number)
+            if position.topic_id != shared.cluster.jobs_topic_id:
+                raise StartError(
+                    f"topic {topic} was deleted and made anew since partition {number} was read "
+                    "up to an offset of the old one. To begin anew, delete the topic "
+                    f"{shared.settings.names.changelog}, apply the topics again, and remove "
+                    f"{self._path()}"
+                )
+            if not first <= position.next_offset <= max(end, position.next_offset):
+                raise StartError(
+                    f"{topic}-{number} begins at offset {first}, but the state goes on at "
+                    f"{position.next_offset}: records were deleted before they were read. Raise "
+                    "the topic's retention"
+                )
+            await ingress.seek(number, position.next_offset, generation=self._generation)
+        partition.hold_dispatch_until(end, shared.clock_ms())
+
+    # --- cycles ----------------------------------------------------------------------------
+
+    async def _cycle_until_unwanted(self) -> None:
+        partition = self.partition
+        while partition is not None and self._is_wanted():
+            started = time.monotonic()
+            chunk = self._next_chunk()
+            self._wake.clear()
+            now_ms = self._read_clock(partition)
+            cycle = await self._one_cycle(partition, now_ms, chunk)
+            if cycle is None:
+                continue
+            if self._buffer or cycle.wake_at_ms <= now_ms:
+                pause = CYCLE_SECONDS_MIN - (time.monotonic() - started)
+                # A full cycle is followed at once; a small one waits for company.
+                is_full = len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8
+                await asyncio.sleep(0 if is_full else max(0.0, pause))
+                continue
+            await self._sleep((cycle.wake_at_ms - self._shared.clock_ms()) / 1000)
+            rest = CYCLE_SECONDS_MIN - (time.monotonic() - started)
+            if rest > 0:
+                await asyncio.sleep(rest)
+
+    async def _one_cycle(
+        self, partition: Partition, now_ms: int, chunk: Chunk | None
+    ) -> Cycle | None:
+        """Decide, commit, apply; `None` if the partition was given up meanwhile."""
+        shared = self._shared
+        metrics = shared.metrics
+        while self._is_wanted():
+            started = time.perf_counter()
+            try:
+                cycle = partition.run_once(now_ms, chunk)
+            except BrokenIndexError as error:
+                raise StoreCorrupt(str(error)) from error
+            decided = time.perf_counter()
+            metrics.cycle_seconds.observe(decided - started)
+            changelog_offset = None
+            if cycle.needs_transaction:
+                try:
+                    changelog_offset = await self._commit(cycle)
+                except CycleFailedError as error:
+                    await self._after_failure(partition, cycle, error)
+                    now_ms = self._read_clock(partition)
+                    continue
+                metrics.transaction_seconds.observe(time.perf_counter() - decided)
+            # A late apply after a revoke would raise ghosts in a store that moved on.
+            if not self._shared.ingress.owns(self.number, self._generation):
+                return None
+            partition.commit(cycle, changelog_offset)
+            metrics.count(cycle)
+            shared.ingress.commit_lazily(self.number, partition.next_offset)
+            return cycle
+        return None
+
+    async def _commit(self, cycle: Cycle) -> int:
+        if self._producer is None:
+            raise ProducerLostError("the producer was given up")
+        return await self._producer.commit(cycle)
+
+    async def _after_failure(
+        self, partition: Partition, cycle: Cycle, error: CycleFailedError
+    ) -> None:
+        """Undo the cycle; the topics it touched are checked before a job goes there again."""
+        self._shared.metrics.transactions_aborted.inc()
+        log.warning(
+            "transaction aborted, the cycle is run again",
+            partition=self.number,
+            error=str(error),
+            egress_topics=sorted(cycle.egress_topics)[:5],
+        )
+        self._shared.directory.suspect(cycle.egress_topics)
+        partition.abort(cycle)
+        await self._sleep(RETRY_SECONDS)
+
+    def _next_chunk(self) -> Chunk | None:
+        """The records for one cycle off the buffer: chunks are joined and split to its bound."""
+        if not self._buffer:
+            return None
+        first = self._buffer[0].start
+        end = first
+        records: list[object] = []
+        room = INGRESS_RECORDS_PER_CYCLE_MAX
+        while self._buffer and room > 0:
+            chunk = self._buffer.popleft()
+            taken = chunk.records[:room]
+            records.extend(taken)
+            room -= len(taken)
+            if len(taken) == len(chunk.records):
+                end = chunk.end
+                continue
+            end = chunk.records[len(taken)].offset
+            self._buffer.appendleft(
+                IngressChunk(
+                    chunk.partition, chunk.generation, end, chunk.end, chunk.records[len(taken) :]
+                )
+            )
+        self._buffered_records -= len(records)
+        if self.has_room():
+            self._shared.ingress.wake()
+        return Chunk(first, end, records)  # type: ignore[arg-type]
+
+    def _read_clock(self, partition: Partition) -> int:
+        """The wall clock; a step back is tolerated, but said, and turns readiness off."""
+        now_ms = self._shared.clock_ms()
+        behind_ms = partition.last_now_ms - now_ms
+        was_back = self.clock_is_back_ms > 0
+        self.clock_is_back_ms = behind_ms if behind_ms > CLOCK_STEP_BACK_MS_MAX else 0
+        if self.clock_is_back_ms and not was_back:
+            log.error(
+                "the clock went back; jobs leave by the last known time until it has caught up",
+                partition=self.number,
+                behind_ms=behind_ms,
+            )
+        return now_ms
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until somebody wakes the runner, at most `seconds`."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def _unusable(store: RocksStore, cluster: Cluster, now_ms: int) -> str:
+    """Why local state cannot be gone on from; empty if it can.
+
+    Raises `StartError` if the changelog it was built from is not the one there is now.
+    """
+    value = store.get(META, state.CHANGELOG_KEY)
+    if value is None:
+        return ""
+    _, topic_id = state.decode_changelog_offset(value)
+    if topic_id != cluster.changelog_topic_id:
+        raise StartError(
+            f"local state {store.path} was built from another changelog topic than the one there "
+            "is now: that topic was deleted and made anew. Remove the folder to accept the loss "
+            "of what the old topic held"
+        )
+    value = store.get(META, state.POSITION_KEY)
+    if value is None:
+        return ""
+    age_ms = now_ms - state.decode_position(value).now_ms
+    if age_ms > cluster.changelog_delete_retention_ms // 2:
+        return f"it is {age_ms // 1000} s old, so it may have missed tombstones"
+    return ""

@@ -1,0 +1,172 @@
+"""All partitions of a process: the `PartitionOwner` that the Faust frame drives."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import structlog
+
+from streamsched.core.settings_view import SettingsView
+from streamsched.engine.cluster import Cluster, inspect_cluster
+from streamsched.engine.metrics import Metrics
+from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
+from streamsched.engine.producer import BATCH_BYTES_MAX
+from streamsched.engine.runner import Phase, Runner, Shared
+from streamsched.engine.settings_reader import SettingsReader
+from streamsched.engine.threads import Threads
+from streamsched.kafka.directory import EgressDirectory
+from streamsched.settings import Settings
+from streamsched.web.server import WebServer
+
+STOP_SECONDS: Final = 1.7
+"""Within what the frame grants for a revoke."""
+
+GAUGES_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+def runners_factory(settings: Settings) -> OwnerFactory:
+    """What `create_app` wants: makes the runners once the ingress is there."""
+    return partial(PartitionRunners, settings)
+
+
+class PartitionRunners:
+    """Starts a runner for each assigned partition, and what they share once for the process."""
+
+    def __init__(self, settings: Settings, ingress: Ingress) -> None:
+        """Nothing is connected before `start`."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.view = SettingsView(settings.names)
+        self.cluster: Cluster | None = None
+        self.runners: dict[int, Runner] = {}
+        self.has_assignment = False
+        self._ingress = ingress
+        self._web = WebServer(settings, self)
+        self._shared: Shared | None = None
+        self._reader: SettingsReader | None = None
+        self._gauges: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Check the cluster, then begin to follow settings and egress topics.
+
+        Raises `StartError` with one sentence for the user.
+        """
+        settings = self.settings
+        await self._web.start()
+        cluster = await asyncio.to_thread(inspect_cluster, settings)
+        loop = asyncio.get_running_loop()
+        directory = EgressDirectory(
+            settings,
+            on_change=partial(_call_on, loop, self._wake_all),
+            message_bytes_min=BATCH_BYTES_MAX,
+        )
+        directory.start()
+        self.cluster = cluster
+        self._shared = Shared(
+            settings=settings,
+            cluster=cluster,
+            ingress=self._ingress,
+            view=self.view,
+            directory=directory,
+            metrics=self.metrics,
+            threads=Threads(settings, cluster.partitions),
+            clock_ms=_wall_clock_ms,
+        )
+        self._reader = SettingsReader(settings, self.view, self._wake_all)
+        self._reader.start()
+        self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
+
+    async def on_assigned(
+        self, partitions: frozenset[int], standbys: frozenset[int], generation: int
+    ) -> None:
+        """Start a runner for each partition; the former ones were stopped by `on_revoked`."""
+        del standbys
+        shared = self._shared
+        if shared is None:
+            raise RuntimeError("assigned before the start")
+        self.has_assignment = True
+        for number in sorted(partitions):
+            runner = Runner(shared, number, generation)
+            self.runners[number] = runner
+            runner.start()
+        log.info("partitions assigned", partitions=sorted(partitions), generation=generation)
+
+    async def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Stop all runners at once; each finishes its cycle or abandons it."""
+        self.has_assignment = False
+        stopping = [self.runners.pop(number) for number in partitions if number in self.runners]
+        await asyncio.gather(*(runner.stop(STOP_SECONDS) for runner in stopping))
+        for number in partitions:
+            self.metrics.forget(number)
+
+    def room(self, partition: int) -> bool:
+        """Whether the partition's runner wants another chunk."""
+        runner = self.runners.get(partition)
+        return runner is not None and runner.has_room()
+
+    async def deliver(self, partition: int, chunk: IngressChunk) -> None:
+        """Hand a chunk to the partition's runner."""
+        runner = self.runners.get(partition)
+        if runner is not None:
+            runner.take(chunk)
+
+    async def stop(self) -> None:
+        """End everything that `start` began."""
+        if self._gauges is not None:
+            self._gauges.cancel()
+        if self._reader is not None:
+            self._reader.stop()
+        await self._web.stop()
+        if self._shared is not None:
+            self._shared.threads.close()
+            await asyncio.to_thread(self._shared.directory.stop)
+
+    # --- for the web -----------------------------------------------------------------------
+
+    def faults(self) -> Mapping[str, str]:
+        """What keeps this process from being ready, by what it concerns; empty when it is."""
+        found: dict[str, str] = {}
+        if not self.has_assignment:
+            found["group"] = "waiting for partitions"
+        if not self.view.complete:
+            found["settings"] = "reading the settings topic"
+        for number, runner in sorted(self.runners.items()):
+            if runner.phase is not Phase.READY:
+                left = runner.replay_records_left
+                more = f", {left} records left" if left else ""
+                found[f"partition {number}"] = f"{runner.phase.value}{more}"
+            elif runner.clock_is_back_ms:
+                found[f"partition {number}"] = (
+                    f"the clock is {runner.clock_is_back_ms} ms behind the last cycle"
+                )
+        return found
+
+    def _wake_all(self) -> None:
+        for runner in self.runners.values():
+            runner.wake()
+
+    async def _set_gauges(self) -> None:
+        while True:
+            ready = 0
+            for number, runner in self.runners.items():
+                ready += runner.phase is Phase.READY
+                if runner.partition is not None:
+                    tenants = runner.partition.tenants.values()
+                    self.metrics.pending.labels(str(number)).set(sum(t.pending for t in tenants))
+                    self.metrics.ready.labels(str(number)).set(sum(t.ready for t in tenants))
+            self.metrics.partitions_ready.set(ready)
+            self.metrics.settings_invalid.set(self.view.invalid_records)
+            await asyncio.sleep(GAUGES_SECONDS)
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function)

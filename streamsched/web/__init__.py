@@ -1,0 +1,1 @@
+"""The scheduler's own HTTP pages: probes, metrics, and a read-only look into what it holds."""
