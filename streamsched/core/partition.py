@@ -138,6 +138,9 @@ class Partition:
             position = state.decode_position(value)
             self._next_offset = position.next_offset
             base.last_now_ms = max(base.last_now_ms, position.now_ms)
+        value = get(META, state.NOW_KEY)
+        if value is not None:
+            base.last_now_ms = max(base.last_now_ms, state.decode_now(value))
         value = get(META, state.CHANGELOG_KEY)
         self._changelog_offset = 0 if value is None else state.decode_changelog_offset(value)[0]
         value = get(META, state.CURSOR_KEY)
@@ -222,6 +225,12 @@ class Partition:
         base = self._base
         if self._open_cycle is not None:
             raise CycleRefusedError("the last cycle was neither committed nor aborted")
+        next_offset = self._next_offset
+        if chunk is not None and chunk.from_offset != next_offset:
+            raise CycleRefusedError(
+                f"partition {base.partition} is to go on at ingress offset {next_offset}, "
+                f"the chunk starts at {chunk.from_offset}"
+            )
         now_ms = max(now_ms, base.last_now_ms)
         cycle = Cycle(self._changelog_offset, now_ms)
         draft = Draft(base, cycle)
@@ -230,14 +239,7 @@ class Partition:
         self._settings.run(draft)
         self._dispatch.unpark(now_ms)
         advanced = False
-        next_offset = self._next_offset
         if chunk is not None:
-            if chunk.from_offset != next_offset:
-                self._open_cycle = None
-                raise CycleRefusedError(
-                    f"partition {base.partition} is to go on at ingress offset {next_offset}, "
-                    f"the chunk starts at {chunk.from_offset}"
-                )
             self._ingest.run(draft, chunk)
             advanced = chunk.next_offset != next_offset
             next_offset = chunk.next_offset
@@ -249,6 +251,10 @@ class Partition:
         if advanced or cycle.needs_transaction:
             position = Position(next_offset, now_ms, self._topic_id)
             draft.write_state(META, state.POSITION_KEY, state.encode_position(position))
+        elif cycle.batch:
+            # Rows that were moved out of `due` as past must stay past, whatever the clock says
+            # after a restart.
+            cycle.batch.append((META, state.NOW_KEY, state.encode_now(now_ms)))
         cycle.wake_at_ms = self._wake_at_ms(now_ms, is_open=is_open)
         base.last_now_ms = now_ms
         return cycle
@@ -287,10 +293,11 @@ class Partition:
             return False
         if self._catch_up_until_ms is None:
             return True
-        if next_offset >= self._catch_up_to or now_ms >= self._catch_up_until_ms:
+        if now_ms >= self._catch_up_until_ms or self._next_offset >= self._catch_up_to:
             self._catch_up_until_ms = None
             return True
-        return False
+        # The cycle may yet be aborted, so that the end it reaches does not count for the next.
+        return next_offset >= self._catch_up_to
 
     def _write_tenants(self, draft: Draft) -> None:
         for tenant in draft.touched:

@@ -12,6 +12,7 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
                                                             at_ticks(16)
     meta    0x01 's' tenant                                 version offset(8) settings as JSON
     meta    0x02 'c'                                        version second(5): the sweep's cursor
+    meta    0x02 'n'                                        version now_ms(8)
     meta    0x02 't' tenant                                 version pending(8) ready(8) head, below
     meta    0x02 'g'                                        version next changelog offset(8) topic id
 
@@ -36,12 +37,14 @@ _V: Final = bytes([VERSION])
 
 NUL: Final = b"\x00"
 AFTER_NUL: Final = b"\x01"
-NO_LENGTH: Final = 0xFFFFFFFF
+NO_NOW: Final = struct.Struct(">Bq")
+_LENGTH: Final = 0xFFFFFFFF
 
 POSITION_KEY: Final = b"\x01o"
 LIMITER_PREFIX: Final = b"\x01l"
 SETTINGS_PREFIX: Final = b"\x01s"
 CURSOR_KEY: Final = b"\x02c"
+NOW_KEY: Final = b"\x02n"
 TENANT_PREFIX: Final = b"\x02t"
 CHANGELOG_KEY: Final = b"\x02g"
 
@@ -321,6 +324,21 @@ def decode_cursor(value: bytes) -> int:
     """The due second below which `due` is empty. Raises `UnknownVersion`."""
     _check(value, "the sweep's cursor")
     return int.from_bytes(value[1:], "big")
+
+
+def encode_now(now_ms: int) -> bytes:
+    """Value of `NOW_KEY`."""
+    return _NOW.pack(VERSION, now_ms)
+
+
+def decode_now(value: bytes) -> int:
+    """`now` of the last cycle that changed the store without a transaction.
+
+    Raises `UnknownVersion`.
+    """
+    _check(value, "the time of the last cycle")
+    now_ms: int = _NOW.unpack(value)[1]
+    return now_ms
 
 
 def encode_tenant(pending: int, ready: int, head: tuple[int, int]) -> bytes:
