@@ -20,7 +20,7 @@ from streamsched.core.limits import (
     PASSED_OVER_MAX,
 )
 from streamsched.core.placement import murmur2
-from streamsched.core.store import JOBS, META, READY
+from streamsched.core.store import JOBS, READY
 from streamsched.core.sweep import Sweep
 from streamsched.core.tenants import Tenant
 
@@ -152,9 +152,9 @@ class Dispatch:
         most = min(jobs_left, JOBS_PER_TENANT_PER_CYCLE_MAX)
         pace = tenant.effective.pace
         at_ticks = 0
-        if pace is not None:
-            if tenant.at_ticks is None:
-                tenant.at_ticks = limiter.full(*pace, now_ms)
+        if not tenant.seen:
+            draft.see(tenant)
+        if pace is not None and tenant.at_ticks is not None:
             allowed = limiter.allowance(*pace, tenant.at_ticks, now_ms, waiting=tenant.waiting)
             at_ticks = allowed.at_ticks
             if allowed.jobs == 0:
@@ -167,9 +167,7 @@ class Dispatch:
         self._settle(draft, tenant, chosen[: sent.taken], left, from_ready)
         if sent.jobs and pace is not None:
             tenant.at_ticks = limiter.spend(pace[0], at_ticks, sent.jobs)
-            value = state.encode_limiter(*pace, tenant.at_ticks)
-            key = state.LIMITER_PREFIX + tenant.raw
-            draft.write_state(META, key, value)
+            draft.write_limiter(tenant)
         tenant.waiting = tenant.ready > 0
         if tenant.blocked or not (tenant.ready or is_late):
             return sent.jobs, None

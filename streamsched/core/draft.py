@@ -2,13 +2,13 @@
 
 from heapq import heappush
 
-from streamsched.core import outbox, state
+from streamsched.core import limiter, outbox, state
 from streamsched.core.cycle import Cycle
 from streamsched.core.destinations import Directory
 from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
 from streamsched.core.state import JobRow
-from streamsched.core.store import DUE, JOBS, READY, Reader
+from streamsched.core.store import DUE, JOBS, META, READY, Reader
 from streamsched.core.tenant_settings import NOTHING, OwnSettings, merge
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID, Tenant
 
@@ -100,6 +100,18 @@ class Draft:
         """Change a value that is in the changelog as well as in the store."""
         self.cycle.batch.append((family, key, value))
         self.cycle.changelog.append((key, value))
+
+    def see(self, tenant: Tenant) -> None:
+        """Take note of a tenant's first job: its limiter has a level from here on."""
+        tenant.seen = True
+        if tenant.pace is not None:
+            tenant.at_ticks = limiter.full(*tenant.pace, self.now_ms)
+        self.write_limiter(tenant)
+
+    def write_limiter(self, tenant: Tenant) -> None:
+        """Write the tenant's limiter as it is in memory."""
+        value = state.encode_limiter(tenant.pace, tenant.at_ticks or 0)
+        self.write_state(META, state.LIMITER_PREFIX + tenant.raw, value)
 
     def event(self, kind: str, tenant: str | None, job_id: bytes | None, **more: object) -> None:
         """Send an event and count it."""

@@ -116,7 +116,8 @@ class Ingest:
             source_partition, source_offset = base.partition, sequence
         else:
             _, source_partition, source_offset = command.moved
-        tenant.seen = True
+        if not tenant.seen and base.view.complete:
+            draft.see(tenant)
         draft.cycle.counts["accepted"] += 1
         old = draft.rows[key]
         if old is not None:

@@ -170,13 +170,12 @@ class Partition:
         base = self._base
         for name, value in self._scan_meta(state.LIMITER_PREFIX):
             tenant = base.tenant(name)
-            rate, burst, tenant.at_ticks = state.decode_limiter(value)
-            tenant.pace = (rate, burst)
+            tenant.pace, at_ticks = state.decode_limiter(value)
+            tenant.at_ticks = None if tenant.pace is None else at_ticks
             tenant.seen = True
         for name, value in self._scan_meta(state.TENANT_PREFIX):
             tenant = base.tenant(name)
             tenant.pending, tenant.ready, tenant.head = state.decode_tenant(value)
-            tenant.seen = True
             if tenant.ready and not tenant.blocked:
                 base.give_turn(tenant, base.last_now_ms)
 

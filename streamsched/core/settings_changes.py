@@ -105,20 +105,13 @@ class SettingsChanges:
         return "" if entry is None else entry.fault
 
     @staticmethod
-    def _change_pace(
-        draft: Draft, tenant: Tenant, pace: tuple[Rate, int] | None
-    ) -> None:
-        key = state.LIMITER_PREFIX + tenant.raw
+    def _change_pace(draft: Draft, tenant: Tenant, pace: tuple[Rate, int] | None) -> None:
         old = tenant.pace
         tenant.pace = pace
         tenant.waiting = False
-        if pace is None:
-            if tenant.at_ticks is not None:
-                draft.write_state(META, key, None)
-            tenant.at_ticks = None
-        elif old is None and tenant.seen:
-            tenant.at_ticks = limiter.change(None, 0, pace, draft.now_ms)
-            draft.write_state(META, key, state.encode_limiter(*pace, tenant.at_ticks))
-        elif old is not None and tenant.at_ticks is not None:
-            tenant.at_ticks = limiter.change(old, tenant.at_ticks, pace, draft.now_ms)
-            draft.write_state(META, key, state.encode_limiter(*pace, tenant.at_ticks))
+        if not tenant.seen:
+            return
+        tenant.at_ticks = (
+            None if pace is None else limiter.change(old, tenant.at_ticks or 0, pace, draft.now_ms)
+        )
+        draft.write_limiter(tenant)

@@ -10,6 +10,7 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
     meta    0x01 'o'                                        version next_offset(8) now_ms(8) topic id
     meta    0x01 'l' tenant                                 version count(8) period_ms(8) burst(4)
                                                             at_ticks(16)
+                                                            (all 0: seen, and unlimited)
     meta    0x01 's' tenant                                 version offset(8) settings as JSON
     meta    0x02 'c'                                        version second(5): the sweep's cursor
     meta    0x02 'n'                                        version now_ms(8)
@@ -37,8 +38,7 @@ _V: Final = bytes([VERSION])
 
 NUL: Final = b"\x00"
 AFTER_NUL: Final = b"\x01"
-NO_NOW: Final = struct.Struct(">Bq")
-_LENGTH: Final = 0xFFFFFFFF
+NO_LENGTH: Final = 0xFFFFFFFF
 
 POSITION_KEY: Final = b"\x01o"
 LIMITER_PREFIX: Final = b"\x01l"
@@ -61,7 +61,10 @@ _POSITION: Final = struct.Struct(">BQq")
 _LIMITER: Final = struct.Struct(">BQQI")
 _TENANT: Final = struct.Struct(">BQQQQ")
 _OFFSET: Final = struct.Struct(">BQ")
+_NOW: Final = struct.Struct(">Bq")
 _LENGTH: Final = struct.Struct(">I")
+
+_UNLIMITED: Final = Rate(0, 0)
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -290,18 +293,26 @@ def decode_position(value: bytes) -> Position:
     return Position(next_offset, now_ms, value[_POSITION.size :].decode())
 
 
-def encode_limiter(rate: Rate, burst: int, at_ticks: int) -> bytes:
-    """A tenant's limiter state: the pace it is counted in, and its theoretical time."""
+def encode_limiter(pace: tuple[Rate, int] | None, at_ticks: int) -> bytes:
+    """A tenant's limiter state: the rate and burst it is counted in, and its theoretical time.
+
+    `None` is unlimited: all that is kept then is that the tenant was seen.
+    """
+    rate, burst = pace or (_UNLIMITED, 0)
     return _LIMITER.pack(VERSION, rate.count, rate.period_ms, burst) + at_ticks.to_bytes(
         16, "big", signed=True
     )
 
 
-def decode_limiter(value: bytes) -> tuple[Rate, int, int]:
-    """Rate, burst and theoretical time in ticks. Raises `UnknownVersion`."""
+def decode_limiter(value: bytes) -> tuple[tuple[Rate, int] | None, int]:
+    """Rate and burst, `None` for unlimited, and theoretical time in ticks.
+
+    Raises `UnknownVersion`.
+    """
     _check(value, "a limiter's state")
     _, count, period_ms, burst = _LIMITER.unpack_from(value)
-    return Rate(count, period_ms), burst, int.from_bytes(value[_LIMITER.size :], "big", signed=True)
+    pace = (Rate(count, period_ms), burst) if count else None
+    return pace, int.from_bytes(value[_LIMITER.size :], "big", signed=True)
 
 
 def encode_own_settings(offset: int, record: bytes) -> bytes:

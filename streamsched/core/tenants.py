@@ -40,13 +40,13 @@ class Tenant:
         self.pace: tuple[Rate, int] | None = effective.pace
         """The rate and burst that `at_ticks` is counted in; `None` is unlimited."""
         self.at_ticks: int | None = None
-        """Theoretical time of the next job; `None` for a tenant that never dispatched at `pace`."""
+        """Theoretical time of the next job; `None` where unlimited, and before the first job."""
         self.pending = 0
         self.ready = 0
         self.head: tuple[int, int] = (0, 0)
         """Nothing of the tenant in `ready` lies below this (due_ms, sequence)."""
         self.seen = False
-        """Whether a job of the tenant was ever accepted here."""
+        """Whether a job of the tenant was ever accepted here with its settings known."""
         self.waiting = False
         """Whether jobs have waited for the rate since the limiter was last asked."""
         self.blocked = ""
