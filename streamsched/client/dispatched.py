@@ -32,7 +32,7 @@ class Dispatched:
     partition: int
     offset: int
 
-    def json(self) -> Any:  # noqa: ANN401  (any JSON value)
+    def json(self) -> Any:
         """The payload read as JSON. Raises `orjson.JSONDecodeError` where it is none."""
         return orjson.loads(self.value)
 

@@ -196,6 +196,10 @@ def own_headers(headers: Headers | None) -> list[Header]:
     own: list[Header] = []
     for name, value in pairs:
         _utf8(name, "header name")
+        if "\x00" in name:
+            raise ValueError(
+                f"header {name!r} holds a NUL: remove it, the client library would cut it there"
+            )
         if name.startswith(h.PREFIX):
             raise ValueError(
                 f"header {name!r} is reserved: names that start with {h.PREFIX} are "

@@ -115,7 +115,9 @@ def read_settings(connection: Connection) -> SettingsView:
     names = connection.names
     topic = names.tenant_settings
     view = SettingsView(names)
-    consumer = Consumer(connection.consumer_config(None, **{"enable.partition.eof": True}))
+    consumer = Consumer(
+        connection.consumer_config(None, **{"enable.partition.eof": True, "fetch.wait.max.ms": 50})
+    )
     try:
         partitions = partitions_of(consumer, topic)
         if not partitions:

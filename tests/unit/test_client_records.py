@@ -164,6 +164,7 @@ def test_bytes_are_sent_as_they_are_and_all_else_as_json(payload: object, value:
         ({"headers": {"streamsched-id": "x"}}, "is reserved"),
         ({"headers": {"a": 5}}, "give str or bytes"),
         ({"headers": [("\ud800", "x")]}, "lone surrogate"),
+        ({"headers": [("a\x00b", "x")]}, "NUL"),
         ({"payload": bytes(JOB_BYTES_MAX)}, f"at most {JOB_BYTES_MAX} are allowed"),
     ],
 )
