@@ -206,13 +206,15 @@ def test_chunks_lead_past_aborted_records_and_markers(
 ) -> None:
     """Aborted records are left out, and the last chunk ends at the last stable offset."""
     produce(kafka, names.jobs, 400, **{"transactional.id": app_id}).commit_transaction(30)
-    produce(kafka, names.jobs, 400, **{"transactional.id": app_id}).abort_transaction(30)
     worker = start()
-    worker.wait_owned(PARTITIONS)
+    worker.wait("seeks", lambda: len(worker.told("sought")) == PARTITIONS)
+    worker.wait("the records", lambda: worker.count(0) == 100)
+    produce(kafka, names.jobs, 400, **{"transactional.id": app_id}).abort_transaction(30)
     worker.order("ends", 0)
     worker.wait("ends", lambda: bool(worker.told("ends")))
-    end = worker.told("ends")[0]["end"]
-    worker.wait("the end", lambda: bool(worker.chunks(0)) and worker.chunks(0)[-1]["end"] == end)
+    # 100 records and their marker, twice.
+    assert worker.told("ends")[0]["end"] == 202
+    worker.wait("the end", lambda: worker.chunks(0)[-1]["end"] == 202)
     assert worker.count(0) == 100
     assert_continuous(worker.chunks(0))
 

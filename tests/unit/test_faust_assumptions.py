@@ -143,7 +143,7 @@ def test_streams_skip_messages_of_another_generation(app: SchedulerApp) -> None:
     async def received() -> list[object]:
         app.consumer_generation_id = 7
         app.flow_control.resume()
-        stream = app.stream(app.channel())
+        stream: Any = app.stream(app.channel())
         for generation in (6, 7):
             message = ConsumerMessage(
                 "t", 0, generation, 0.0, 0, None, None, None, None, 0, 0, TP("t", 0),
