@@ -3,7 +3,7 @@
 It reads each partition only after a seek told from where, and knows nothing of the group's
 committed offsets. Heartbeats go on while the main loop works.
 """
-# ruff: noqa: SLF001, ANN401 - it stands on internals of aiokafka and Faust that have no types;
+# ruff: noqa: SLF001 - it stands on internals of aiokafka and Faust that have no types;
 # tests/unit/test_faust_assumptions.py names each one.
 
 import asyncio

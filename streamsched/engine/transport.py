@@ -4,7 +4,7 @@ Faust's own consumer makes one task per record and starts at the group's committ
 one hands on up to `INGRESS_RECORDS_PER_CYCLE_MAX` records as one message, whenever a partition
 wants them, and knows nothing of acknowledgements.
 """
-# ruff: noqa: SLF001, ANN401 - it overrides Faust, whose signatures are loose;
+# ruff: noqa: SLF001 - it overrides Faust, whose signatures are loose;
 # tests/unit/test_faust_assumptions.py names what is relied on.
 
 import asyncio

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import faust
@@ -27,6 +29,9 @@ STOP_SECONDS_MAX: Final = 7.0
 ABANDON_SECONDS: Final = 9.0
 """From the signal to the end of the process, whatever hangs."""
 
+REPEAT_SECONDS: Final = 5.0
+"""How often one and the same trouble of aiokafka is logged."""
+
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
 
@@ -45,7 +50,7 @@ class SchedulerWorker(faust.Worker):
 
     app: "SchedulerApp"
 
-    def __init__(self, app: "SchedulerApp", *services: ServiceT, **options: Any) -> None:  # noqa: ANN401 - Faust's own
+    def __init__(self, app: "SchedulerApp", *services: ServiceT, **options: Any) -> None:
         options.update(override_logging=False, redirect_stdouts=False)
         super().__init__(app, *services, **options)
         self.spinner = None
@@ -155,7 +160,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -172,6 +177,7 @@ def configure_logging(settings: Settings) -> None:
         quiet.setLevel(level if level <= logging.DEBUG else logging.WARNING)
     if level > logging.DEBUG:
         handler.addFilter(_worth_telling)
+        handler.addFilter(_NotAgainYet())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -190,6 +196,25 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     if not message.startswith(_SERVICE_MESSAGE):
         return True
     return record.levelno >= logging.WARNING and "Crashed reason=" not in message
+
+
+class _NotAgainYet:
+    """Lets each message of aiokafka through every few seconds.
+
+    While a broker is away it says the same thirty times a second.
+    """
+
+    def __init__(self) -> None:
+        self._told_at: dict[str, float] = {}
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        now = time.monotonic()
+        if now - self._told_at.get(record.msg, -math.inf) < REPEAT_SECONDS:
+            return False
+        self._told_at[record.msg] = now
+        return True
 
 
 def _tell(failure: BaseException) -> None:
