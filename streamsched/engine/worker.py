@@ -59,8 +59,9 @@ class SchedulerWorker(faust.Worker):
         """Nothing: `run` has installed its own before anything was started."""
 
     async def on_startup_finished(self) -> None:
-        """Say so in the log."""
-        log.info("scheduler started", app_id=self.app.conf.id, pid=os.getpid())
+        """Say so in the log, unless it has failed meanwhile."""
+        if not self.app.should_stop:
+            log.info("scheduler started", app_id=self.app.conf.id, pid=os.getpid())
 
     def execute_from_commandline(self) -> NoReturn:
         """Called by Faust's command line."""
@@ -192,6 +193,8 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     Mode logs for a service of ours under the name of our module, so its level does not help;
     such messages begin with the service's place in the tree of services.
     """
+    if record.exc_info and isinstance(record.exc_info[1], StartError):
+        return False  # Told by the worker; asyncio tells it again where nobody waited for it.
     message = str(record.msg)
     if not message.startswith(_SERVICE_MESSAGE):
         return True
