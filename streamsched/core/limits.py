@@ -13,7 +13,13 @@ ADDED_HEADERS_BYTES_MAX: Final = 64 * 1024
 MOVED_MARKS_BYTES_MAX: Final = 1024
 """What the headers add at most that a misplaced job gets when it is moved."""
 
-MESSAGE_BYTES_MAX: Final = JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX
+KAFKA_MESSAGE_BYTES_DEFAULT: Final = 1_048_588
+"""What Kafka's own topics take. It counts batches: a producer that is used to it builds batches
+of up to a million bytes, which a smaller limit would refuse with every job in them."""
+
+MESSAGE_BYTES_MAX: Final = max(
+    JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX, KAFKA_MESSAGE_BYTES_DEFAULT
+)
 """`max.message.bytes` of our topics and `message.max.bytes` of our producers."""
 
 TENANT_LENGTH_MAX: Final = 100
@@ -40,8 +46,17 @@ CATCH_UP_MS: Final = 250
 
 INGRESS_RECORDS_PER_CYCLE_MAX: Final = 4_000
 DUE_ROWS_PER_CYCLE_MAX: Final = 8_000
-DUE_ROWS_PER_GROUP_MAX: Final = 2_000
-"""Rows of one tenant in one due second that one cycle takes before it moves on."""
+DUE_ROWS_AT_FIRST_MAX: Final = 250
+"""Due rows of one tenant in one second that are taken before all others were looked at."""
+
+DUE_ROWS_FOR_BEHIND_MIN: Final = 2_000
+"""Due rows that a cycle reserves for tenants with more of them than are taken at first."""
+
+DUE_ROWS_PER_TENANT_MAX: Final = 2_000
+"""Due rows of one tenant that is behind that one cycle takes before it moves on."""
+
+DUE_GROUPS_BEHIND_MAX: Final = 10_000
+"""Pairs of tenant and second with unread due rows that are kept in memory."""
 
 JOBS_PER_CYCLE_MAX: Final = 4_000
 JOBS_PER_TENANT_PER_CYCLE_MAX: Final = 2_000
@@ -66,7 +81,9 @@ IDLE_WAKE_MS_MAX: Final = 1_000
 EGRESS_TOPICS_MAX: Final = 2_000
 """Egress topics created on first need; beyond it a new tenant is unconfigured."""
 
-if DUE_ROWS_PER_GROUP_MAX > DUE_ROWS_PER_CYCLE_MAX:
-    raise AssertionError("a group's share of due rows cannot exceed the cycle's")
+if not DUE_ROWS_AT_FIRST_MAX <= DUE_ROWS_PER_TENANT_MAX <= DUE_ROWS_PER_CYCLE_MAX:
+    raise AssertionError("a tenant's share of due rows cannot exceed the cycle's")
+if not 0 < DUE_ROWS_FOR_BEHIND_MIN < DUE_ROWS_PER_CYCLE_MAX:
+    raise AssertionError("the reserve for those behind must leave due rows to the others")
 if JOBS_PER_TENANT_PER_CYCLE_MAX > JOBS_PER_CYCLE_MAX:
     raise AssertionError("a tenant's share of jobs cannot exceed the cycle's")
