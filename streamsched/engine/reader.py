@@ -216,8 +216,8 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
 
     async def leave_group(self) -> None:
         """See `ingress.Reader`."""
-        if self._connecting is None or not self.thread_loop.is_running():
-            return
+        if self._connecting is None or self.should_stop or not self.thread_loop.is_running():
+            return  # A thread that has crashed or was stopped leaves the group at its own end.
         if not self._connecting.done():
             # A broker that does not answer would hold up our end for half a minute.
             self.thread_loop.call_soon_threadsafe(self._connecting.cancel)
