@@ -1,0 +1,43 @@
+"""`streamsched broker`: the embedded Kafka in the foreground."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from streamsched.cli.options import with_settings
+
+if TYPE_CHECKING:
+    from streamsched.settings import Settings
+
+DEFAULT_PORT: Final = 9092
+"""The port in the default of `bootstrap_servers`, so that the commands find each other."""
+
+Port = Annotated[
+    int, typer.Option(min=0, max=65_535, help="Where Kafka listens; 0 takes a free port.")
+]
+
+
+def broker_folder(settings: "Settings") -> Path:
+    """Where the embedded Kafka keeps its data; no application id can be this name."""
+    return settings.data_dir / "embedded.kafka"
+
+
+@with_settings
+def broker(
+    settings: "Settings",
+    port: Port = DEFAULT_PORT,
+    nodes: Annotated[int, typer.Option(min=1, help="Brokers of the cluster.")] = 1,
+) -> None:
+    """Run a real Kafka in the foreground; nothing has to be installed for it.
+
+    Prints its address on standard output once it is ready. SIGTERM or Ctrl-C stops it; its data
+    stays in the data folder.
+    """
+    from streamsched.kafka.embedded import EmbeddedKafka, run_foreground  # noqa: PLC0415
+
+    folder = broker_folder(settings)
+    if nodes != 1:
+        # Says why it cannot be.
+        EmbeddedKafka(folder, port, nodes)
+    run_foreground(folder, port)

@@ -1,0 +1,48 @@
+"""The SDK as commands use it: faults that it would take long to find are looked for first."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from streamsched.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from streamsched.client import Client
+    from streamsched.settings import Settings
+
+ANSWER_SECONDS_MAX: Final = 10.0
+
+
+@contextmanager
+def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
+    """A client of the SDK on a cluster that answers and has `topics`.
+
+    A broker that is away is told within 10 s; the SDK alone would keep trying to deliver. What
+    the SDK refuses as invalid inside the block comes out as a `CommandError`.
+    Raises `KafkaProblem`, `CommandError`.
+    """
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - loads librdkafka
+
+    from streamsched.client import Client  # noqa: PLC0415
+    from streamsched.client.connection import LIBRDKAFKA_LOG  # noqa: PLC0415
+    from streamsched.kafka.connection import Connection  # noqa: PLC0415
+
+    if settings.log_level != "debug":
+        # What it says in passing (a coordinator that loads, a node that left) it retries.
+        LIBRDKAFKA_LOG.setLevel(logging.CRITICAL + 1)
+    existing = Connection(settings).metadata(ANSWER_SECONDS_MAX).topics
+    for topic in topics:
+        if topic not in existing:
+            raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
+    try:
+        config = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
+        with Client(settings.bootstrap_servers, settings.app_id, config) as client:
+            yield client
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    except KafkaException as error:
+        raise CommandError(
+            f"Kafka's client failed ({error.args[0].str()}): check STREAMSCHED_KAFKA__… and the "
+            "table `kafka` in streamsched.toml"
+        ) from error

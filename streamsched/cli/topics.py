@@ -1,0 +1,127 @@
+"""`streamsched topics`: the scheduler's own topics, planned, created and checked."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, say
+from streamsched.cli.options import with_settings
+from streamsched.cli.output import Format, Output, show_json, show_rows
+
+if TYPE_CHECKING:
+    from streamsched.kafka.admin import Plan, TopicPlan
+    from streamsched.settings import Settings
+
+app = typer.Typer(
+    cls=SentenceGroup, no_args_is_help=True, help="The scheduler's own topics on the cluster."
+)
+
+Partitions = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of the ingress topic; 4 unless it exists. Its tenants are spread over them."
+    ),
+]
+ReplicationFactor = Annotated[
+    int, typer.Option(min=-1, help="Copies of each topic; -1 is the broker's default.")
+]
+
+COLUMNS = ("topic", "state", "partitions", "cleanup_policy", "differences")
+
+
+@app.command("plan")
+@with_settings
+def plan(
+    settings: "Settings",
+    partitions: Partitions = None,
+    replication_factor: ReplicationFactor = -1,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show which topics are missing or differ from what is needed; change nothing."""
+    from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
+
+    _show(admin.plan(settings, settings.names, partitions, replication_factor or -1), output)
+
+
+@app.command("apply")
+@with_settings
+def apply(
+    settings: "Settings",
+    partitions: Partitions = None,
+    replication_factor: ReplicationFactor = -1,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create what is missing and correct what can be corrected in place.
+
+    Nothing is deleted and no partition count changed; exit status 1 if such a difference is left.
+    """
+    from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
+
+    done = admin.apply(settings, settings.names, partitions, replication_factor or -1)
+    for topic in done.created:
+        say(f"created topic {topic}")
+    for topic in done.changed:
+        say(f"corrected the configuration of topic {topic}")
+    _show(done.after, output)
+    left = [sentence for topic in done.after.topics for sentence in _left(topic)]
+    for sentence in left:
+        say(sentence)
+    if left:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("check")
+@with_settings
+def check(settings: "Settings", output: Output = Format.TABLE) -> None:
+    """Exit with status 1 if a scheduler could not run on the topics as they are."""
+    from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
+
+    faults = admin.check(settings, settings.names)
+    if output is Format.JSON:
+        show_json({"ok": not faults, "faults": list(faults)})
+    for fault in faults:
+        say(fault)
+    if faults:
+        raise typer.Exit(EXIT_FAILED)
+    say(f"all topics of {settings.app_id} are as needed")
+
+
+def _show(found: "Plan", output: Format) -> None:
+    rows = [_row(topic) for topic in found.topics]
+    if output is Format.JSON:
+        show_json({"complete": found.complete, "topics": rows})
+        return
+    table = [
+        {
+            **row,
+            "cleanup_policy": row["configs"]["cleanup.policy"],
+            "differences": ", ".join(
+                f"{d['name']} {d['found']} instead of {d['wanted']}" for d in row["differences"]
+            ),
+        }
+        for row in rows
+    ]
+    show_rows(table, COLUMNS, output)
+
+
+def _row(topic: "TopicPlan") -> dict[str, Any]:
+    return {
+        "topic": topic.topic,
+        "state": topic.state.value,
+        "partitions": topic.partitions,
+        "configs": dict(topic.configs),
+        "differences": [
+            {"name": d.name, "wanted": d.wanted, "found": d.found, "fixable": d.fixable}
+            for d in topic.differences
+        ],
+    }
+
+
+def _left(topic: "TopicPlan") -> list[str]:
+    if topic.state.value == "missing":
+        return [f"topic {topic.topic} was created but is not to be seen yet: run this again"]
+    return [
+        f"topic {topic.topic} has {d.name} {d.found} where {d.wanted} was asked for: "
+        "create it anew with that, or use another app_id"
+        for d in topic.differences
+    ]
