@@ -21,6 +21,8 @@ from streamsched.core.tenant_settings import (
 )
 
 READ_SECONDS_MAX: Final = 30.0
+NEW_TOPIC_SECONDS_MAX: Final = 2.0
+"""How long a topic that was just created may stay unknown to the broker we ask."""
 
 
 class ReadError(Exception):
@@ -119,9 +121,11 @@ def read_settings(connection: Connection) -> SettingsView:
         connection.consumer_config(None, **{"enable.partition.eof": True, "fetch.wait.max.ms": 50})
     )
     try:
-        partitions = partitions_of(consumer, topic)
-        if not partitions:
-            raise ReadError(f"topic {topic} does not exist: run `streamsched topics apply`")
+        deadline = time.monotonic() + NEW_TOPIC_SECONDS_MAX
+        while not (partitions := partitions_of(consumer, topic)):
+            if time.monotonic() > deadline:
+                raise ReadError(f"topic {topic} does not exist: run `streamsched topics apply`")
+            time.sleep(0.1)
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
         unread = set(partitions)
         deadline = time.monotonic() + READ_SECONDS_MAX

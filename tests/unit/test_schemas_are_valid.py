@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from streamsched.core import headers as h
@@ -119,6 +120,8 @@ VALUES = st.one_of(
 FIELDS = (*load_schema("job.v1")["properties"], "other")
 
 
+# Making examples is slow at times on two shared cores, and that is no fault of the schema.
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6))
 def test_whatever_ingest_accepts_the_schema_allows(envelope: dict[str, Any]) -> None:
     """No job is accepted that its schema forbids."""
