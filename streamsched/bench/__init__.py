@@ -1,0 +1,1 @@
+"""Benchmarks: what the scheduler reaches beside bare clients that do the same work."""
