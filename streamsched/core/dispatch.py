@@ -5,6 +5,7 @@ bounds per tenant and per cycle; a tenant that may not dispatch has no turn and 
 Due jobs that may not leave yet go to `ready`, from where the tenant's next turn takes them.
 """
 
+from collections.abc import Iterator
 from heapq import heappop
 
 from streamsched.core import headers as h
@@ -16,16 +17,15 @@ from streamsched.core.limits import (
     CYCLE_BYTES_MAX,
     EGRESS_PARTITIONS_PER_CYCLE_MAX,
     JOBS_PER_CYCLE_MAX,
+    JOBS_PER_READ_MAX,
     JOBS_PER_TENANT_PER_CYCLE_MAX,
     PASSED_OVER_MAX,
+    RECORD_OVERHEAD_BYTES_MAX,
 )
 from streamsched.core.placement import murmur2
 from streamsched.core.store import JOBS, READY
 from streamsched.core.sweep import Sweep
 from streamsched.core.tenants import Tenant
-
-_RECORD_OVERHEAD_BYTES = 512
-"""What our headers and Kafka's framing add to a job at most, ids aside."""
 
 
 class Dispatch:
@@ -61,6 +61,9 @@ class Dispatch:
     def run(self, draft: Draft, *, is_open: bool) -> None:
         """Serve turns; whatever of the candidates has not left goes to `ready`."""
         base = self._base
+        for tenant in draft.eased:
+            if tenant.blocked == Problem.TOO_SMALL:
+                self.free(tenant, draft.now_ms)
         for name, candidates in draft.candidates.items():
             tenant = base.tenants.get(name) or base.tenant(name)
             candidates.sort()
@@ -224,13 +227,12 @@ class Dispatch:
         at_ticks: int,
     ) -> "_Sent":
         """Put the chosen jobs on the tenant's topic, in order, as far as the bounds allow."""
-        base = self._base
         cycle = draft.cycle
         now_ms = draft.now_ms
         raw = tenant.raw
         topic = destination.topic
         sticky = self._sticky(tenant, destination)
-        room = destination.max_message_bytes - _RECORD_OVERHEAD_BYTES
+        room = destination.max_message_bytes - RECORD_OVERHEAD_BYTES_MAX
         pace = tenant.effective.pace
         tenant_header = (h.TENANT, raw)
         moment_headers = [(h.DISPATCHED_AT, b"%d" % now_ms), (h.OCCURRENCE, b"0")]
@@ -258,7 +260,7 @@ class Dispatch:
                 partition = murmur2(job.key) % destination.partitions
             place = (topic, partition)
             if place not in partitions:
-                if len(partitions) >= EGRESS_PARTITIONS_PER_CYCLE_MAX and sent.taken:
+                if len(partitions) >= EGRESS_PARTITIONS_PER_CYCLE_MAX:
                     break
                 partitions.add(place)
             cycle.records.append(
@@ -288,18 +290,11 @@ class Dispatch:
                     limiter.next_ms(pace[0], limiter.spend(pace[0], at_ticks, sent.jobs)),
                 )
             self._note(draft, job, eligible_ms)
+            self._tell(draft, tenant, topic, job_id, job)
             sent.taken += 1
             sent.jobs += 1
-            if tenant.effective.all_events:
-                draft.event(
-                    "dispatched",
-                    tenant.name,
-                    job_id,
-                    due_at=job.due_ms,
-                    source=outbox.source_of(job.source_partition, job.source_offset),
-                    topic=topic,
-                )
-                cycle.counts["dispatched"] -= 1  # counted once below, with the others
+            if draft.bytes_out >= CYCLE_BYTES_MAX:
+                break
         if sent.jobs:
             cycle.egress_topics.add(topic)
             cycle.counts["dispatched"] += sent.jobs
@@ -307,8 +302,15 @@ class Dispatch:
 
     def _rows(
         self, draft: Draft, raw: bytes, chosen: list[Candidate]
+    ) -> Iterator[tuple[Candidate, bytes, bytes]]:
+        """The chosen jobs with key and row, read in slices: their payloads may be large."""
+        for first in range(0, len(chosen), JOBS_PER_READ_MAX):
+            yield from self._some_rows(draft, raw, chosen[first : first + JOBS_PER_READ_MAX])
+
+    def _some_rows(
+        self, draft: Draft, raw: bytes, chosen: list[Candidate]
     ) -> list[tuple[Candidate, bytes, bytes]]:
-        """The chosen jobs with key and row; this cycle's own writes before the store's."""
+        """Jobs with key and row; this cycle's own writes before the store's."""
         keys = [state.job_key(raw, candidate[2]) for candidate in chosen]
         known = draft.rows
         unread = [key for key in keys if key not in known] if known else keys
@@ -324,6 +326,15 @@ class Dispatch:
                 )
             rows.append((candidate, key, row))
         return rows
+
+    @staticmethod
+    def _tell(draft: Draft, tenant: Tenant, topic: str, job_id: bytes, job: state.JobRow) -> None:
+        if tenant.effective.all_events:
+            source = outbox.source_of(job.source_partition, job.source_offset)
+            draft.event(
+                "dispatched", tenant.name, job_id, due_at=job.due_ms, source=source, topic=topic
+            )
+            draft.cycle.counts["dispatched"] -= 1  # counted by the caller, with the others
 
     def _note(self, draft: Draft, job: state.JobRow, eligible_ms: int) -> None:
         since_ms = max(job.due_ms, job.accepted_ms)
@@ -369,9 +380,7 @@ class Dispatch:
             if tenant.ready == 0 or (due_ms, sequence) < tenant.head:
                 tenant.head = (due_ms, sequence)
             tenant.ready += 1
-            batch.append(
-                (READY, state.ready_key(raw, due_ms, sequence), state.ready_value(job_id))
-            )
+            batch.append((READY, state.ready_key(raw, due_ms, sequence), state.ready_value(job_id)))
         draft.touched.add(tenant)
 
 

@@ -4,7 +4,7 @@ from heapq import heappush
 
 from streamsched.core import limiter, outbox, state
 from streamsched.core.cycle import Cycle
-from streamsched.core.destinations import Directory
+from streamsched.core.destinations import Directory, Problem
 from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
 from streamsched.core.state import JobRow
@@ -94,6 +94,8 @@ class Draft:
         self._next_second = self.now_ms // 1000 + 1
         self.touched: set[Tenant] = set()
         """Tenants whose counts must be written."""
+        self.eased: set[Tenant] = set()
+        """Tenants that a job has left which was perhaps the one too large for their topic."""
         self.bytes_out = 0
 
     def write_state(self, family: str, key: bytes, value: bytes | None) -> None:
@@ -132,6 +134,8 @@ class Draft:
     def unindex(self, tenant: Tenant, due_ms: int, sequence: int, expires_ms: int) -> None:
         """Take a pending job out of the indexes, wherever it is at the moment."""
         batch = self.cycle.batch
+        if tenant.blocked == Problem.TOO_SMALL:
+            self.eased.add(tenant)
         self.unindex_expiry(tenant, expires_ms, sequence)
         if due_ms > self.now_ms:
             key = state.due_key(due_ms, tenant.raw, sequence)

@@ -34,9 +34,7 @@ class Ingest:
             else:
                 self._cancel(draft, command, key)
 
-    def _decode(
-        self, draft: Draft, chunk: Chunk
-    ) -> list[tuple[IngressRecord, Command, bytes]]:
+    def _decode(self, draft: Draft, chunk: Chunk) -> list[tuple[IngressRecord, Command, bytes]]:
         """The commands that this partition owns, each with its job key."""
         now_ms = draft.now_ms
         mine = self._base.partition
@@ -105,9 +103,7 @@ class Ingest:
             outbox.moved(base.names, record, command, owner, base.partitions, source)
         )
 
-    def _schedule(
-        self, draft: Draft, record: IngressRecord, command: Schedule, key: bytes
-    ) -> None:
+    def _schedule(self, draft: Draft, record: IngressRecord, command: Schedule, key: bytes) -> None:
         base = self._base
         now_ms = draft.now_ms
         tenant = base.tenants.get(command.tenant) or base.tenant(command.tenant)
@@ -173,9 +169,7 @@ class Ingest:
             draft.index(tenant, due_ms, sequence, state.due_value(command.job_id))
         else:
             draft.fresh.add(sequence)
-            draft.candidates.setdefault(tenant.name, []).append(
-                (due_ms, sequence, command.job_id)
-            )
+            draft.candidates.setdefault(tenant.name, []).append((due_ms, sequence, command.job_id))
 
     @staticmethod
     def _replace(draft: Draft, tenant: Tenant, job_id: bytes, old: bytes) -> None:

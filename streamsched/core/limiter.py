@@ -30,9 +30,7 @@ def full(rate: Rate, burst: int, now_ms: int) -> int:
     return now_ms * rate.count - (burst - 1) * rate.period_ms
 
 
-def allowance(
-    rate: Rate, burst: int, at_ticks: int, now_ms: int, *, waiting: bool
-) -> Allowance:
+def allowance(rate: Rate, burst: int, at_ticks: int, now_ms: int, *, waiting: bool) -> Allowance:
     """How many jobs may leave at `now_ms`.
 
     `waiting` says that the tenant's jobs have been waiting for their rate since the last look,
@@ -63,9 +61,7 @@ def effective_burst(rate: Rate, burst: int) -> int:
     return max(burst, -(-CATCH_UP_MS * rate.count // rate.period_ms))
 
 
-def change(
-    old: tuple[Rate, int] | None, at_ticks: int, new: tuple[Rate, int], now_ms: int
-) -> int:
+def change(old: tuple[Rate, int] | None, at_ticks: int, new: tuple[Rate, int], now_ms: int) -> int:
     """The theoretical time under new settings, keeping the level.
 
     The level is the number of jobs that could leave at once under the `old` (rate, burst), capped

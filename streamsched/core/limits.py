@@ -17,9 +17,7 @@ KAFKA_MESSAGE_BYTES_DEFAULT: Final = 1_048_588
 """What Kafka's own topics take. It counts batches: a producer that is used to it builds batches
 of up to a million bytes, which a smaller limit would refuse with every job in them."""
 
-MESSAGE_BYTES_MAX: Final = max(
-    JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX, KAFKA_MESSAGE_BYTES_DEFAULT
-)
+MESSAGE_BYTES_MAX: Final = max(JOB_BYTES_MAX + ADDED_HEADERS_BYTES_MAX, KAFKA_MESSAGE_BYTES_DEFAULT)
 """`max.message.bytes` of our topics and `message.max.bytes` of our producers."""
 
 TENANT_LENGTH_MAX: Final = 100
@@ -60,6 +58,12 @@ DUE_GROUPS_BEHIND_MAX: Final = 10_000
 
 JOBS_PER_CYCLE_MAX: Final = 4_000
 JOBS_PER_TENANT_PER_CYCLE_MAX: Final = 2_000
+JOBS_PER_READ_MAX: Final = 200
+"""Jobs whose payloads are read at once, before the bound on bytes is looked at again."""
+
+RECORD_OVERHEAD_BYTES_MAX: Final = 512
+"""What our headers and Kafka's framing add to a dispatched job, its id aside."""
+
 EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
 PASSED_OVER_MAX: Final = 256
 """Tenants whose turn one cycle puts off because its egress partitions are used up."""

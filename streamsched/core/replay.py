@@ -45,7 +45,7 @@ class Replay:
             for key, value in records:
                 if value is not None and value[0] != state.VERSION:
                     state.decode_job(value)
-                batch.append((META if key[0] <= 2 else JOBS, key, value))  # noqa: PLR2004
+                batch.append((META if key[0] <= 2 else JOBS, key, value))
         self._store.write(batch)
         self.next_offset = next_offset
 
@@ -80,8 +80,8 @@ class Replay:
         """The writes of one stretch of the tail. A key's last record counts, as in compaction."""
         last = dict(records)
         batch: list[Write] = []
-        keys = [key for key in last if key[0] > 2]  # noqa: PLR2004
-        batch.extend((META, key, value) for key, value in last.items() if key[0] <= 2)  # noqa: PLR2004
+        keys = [key for key in last if key[0] > 2]
+        batch.extend((META, key, value) for key, value in last.items() if key[0] <= 2)
         counts: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
         earliest: int | None = None
         for key, old in zip(keys, self._store.get_many(JOBS, keys), strict=True):

@@ -69,7 +69,7 @@ _UNLIMITED: Final = Rate(0, 0)
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-class UnknownVersion(Exception):  # noqa: N818
+class UnknownVersion(Exception):
     """State was written by a newer streamsched; the text names the value and both versions."""
 
 

@@ -66,7 +66,7 @@ class Sweep:
         self._waiting: list[tuple[int, int, _Group]] = []
         """Heap of runs by the moment of their next row; valid if it equals the run."""
         self._behind: dict[str, list[int]] = {}
-        """Heap of the seconds of runs whose next row is due already, by tenant; in order of turn."""
+        """Heap of the seconds of runs whose next row is due, by tenant; tenants in turn."""
         self._groups_behind = 0
 
     def load(self, cursor_second: int) -> None:

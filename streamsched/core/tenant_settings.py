@@ -21,7 +21,7 @@ EVENTS_OUTCOMES: Final = "outcomes"
 EVENTS_ALL: Final = "all"
 
 
-class InvalidSettings(ValueError):  # noqa: N818  (it is a value first, raised second)
+class InvalidSettings(ValueError):
     """A settings record cannot be used; the text says which field and why."""
 
 
@@ -143,7 +143,7 @@ def encode_settings(own: OwnSettings) -> bytes:
 def _read_rate(raw: Any, names: TopicNames) -> Rate | None:
     del names
     if not isinstance(raw, str):
-        raise InvalidSettings("rate is not a string such as \"40/s\"")
+        raise InvalidSettings('rate is not a string such as "40/s"')
     try:
         return parse_rate(raw)
     except ValueError as error:

@@ -50,7 +50,7 @@ def parse_time(text: str, now_ms: int, what: str, *, round_up: bool) -> int | Re
         zone = UTC
         if match[8] is None:
             shift = timedelta(hours=int(match[10]), minutes=int(match[11]))
-            if int(match[11]) > 59:  # noqa: PLR2004
+            if int(match[11]) > 59:
                 raise ValueError("minutes of the offset")  # noqa: TRY301
             zone = timezone(-shift if match[9] == "-" else shift)
         whole = datetime(year, month, day, hour, minute, second, tzinfo=zone)
@@ -71,9 +71,7 @@ def parse_time_text(text: str, now_ms: int, what: str, *, round_up: bool) -> int
     return parse_time(text, now_ms, what, round_up=round_up)
 
 
-def due_after(
-    delay_ms: int, timestamp_ms: int, now_ms: int, what: str
-) -> int | Rejection:
+def due_after(delay_ms: int, timestamp_ms: int, now_ms: int, what: str) -> int | Rejection:
     """Due time of a delay, counted from the record's own timestamp so that replays agree."""
     if delay_ms < 0:
         return Rejection(Reason.ILLEGAL_DELAY, f"{what} {_shown(delay_ms)} is negative")

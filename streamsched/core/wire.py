@@ -143,9 +143,7 @@ def _bytes_max(given: Headers) -> int:
 # --- envelope mode -------------------------------------------------------------------------
 
 
-def _decode_envelope_mode(
-    record: IngressRecord, value: bytes, now_ms: int
-) -> Command | Rejection:
+def _decode_envelope_mode(record: IngressRecord, value: bytes, now_ms: int) -> Command | Rejection:
     if not value.isascii():
         try:
             value.decode()
@@ -292,9 +290,7 @@ def _decode_header_mode(record: IngressRecord, now_ms: int) -> Command | Rejecti
     if isinstance(job_id, Rejection):
         return job_id
     tenant = (
-        _check_tenant(ours[names.TENANT])
-        if names.TENANT in ours
-        else _tenant_of_key(record.key)
+        _check_tenant(ours[names.TENANT]) if names.TENANT in ours else _tenant_of_key(record.key)
     )
     if isinstance(tenant, Rejection):
         return tenant
@@ -359,9 +355,7 @@ def _split_headers(given: Headers) -> tuple[dict[str, str], Headers] | Rejection
     return ours, passed
 
 
-def _due_of_headers(
-    ours: dict[str, str], timestamp_ms: int | None, now_ms: int
-) -> int | Rejection:
+def _due_of_headers(ours: dict[str, str], timestamp_ms: int | None, now_ms: int) -> int | Rejection:
     due = ours.get(names.DUE_AT)
     delay = ours.get(names.DELAY_MS)
     if due is not None and delay is not None:
@@ -422,7 +416,6 @@ def _tenant_of_key(key: bytes | None) -> str | Rejection:
     if not TENANT_PATTERN.fullmatch(key):
         return Rejection(
             Reason.ILLEGAL_TENANT,
-            f"no tenant, and the record's key {key[:110]!r} is none: "
-            "1 to 100 of A-Z a-z 0-9 _ -",
+            f"no tenant, and the record's key {key[:110]!r} is none: 1 to 100 of A-Z a-z 0-9 _ -",
         )
     return key.decode()
