@@ -5,6 +5,7 @@
 <folder>/server.log, output.log             the broker's log of this start, and what Java said
 """
 
+import base64
 import contextlib
 import os
 import random
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -122,21 +124,27 @@ class BrokerNode:
         """Write the identity of cluster and node into an empty folder; harmless when done."""
         if (self.folder / "log" / "meta.properties").exists():
             return
-        done = subprocess.run(
-            [
-                *(jars.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=OFF"),
-                *("-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
-                *("-t", cluster_id, "-c", str(properties)),
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=FORMAT_SECONDS_MAX,
-        )
-        if done.returncode != 0:
+        command = [
+            *(jars.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=OFF"),
+            *("-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
+            *("-t", cluster_id, "-c", str(properties)),
+        ]
+        with self._output.open("w+b") as output:
+            try:
+                done = subprocess.run(
+                    command,
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    timeout=FORMAT_SECONDS_MAX,
+                )
+                fault = "" if done.returncode == 0 else "could not be formatted"
+            except subprocess.TimeoutExpired:
+                fault = f"was not formatted within {FORMAT_SECONDS_MAX:.0f} s"
+        if fault:
             raise EmbeddedKafkaError(
-                f"data folder {self.folder} could not be formatted: delete it and start again\n"
-                f"{done.stdout}{done.stderr}"
+                f"data folder {self.folder} {fault}: delete it and start again\n{self.log_tail()}"
             )
 
     def launch(self, classpath: str, properties: Path) -> None:
@@ -206,6 +214,14 @@ class BrokerNode:
             with contextlib.suppress(OSError):
                 lines += path.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(lines)
+
+
+def new_cluster_id() -> str:
+    """A random cluster id as Kafka spells them: a UUID in 22 characters of URL-safe base64."""
+    random_bytes = bytearray(uuid.uuid4().bytes)
+    # A leading hyphen would be taken for an option of the command that formats.
+    random_bytes[0] &= 0x7F
+    return base64.urlsafe_b64encode(random_bytes).decode().rstrip("=")
 
 
 def is_free(port: int) -> bool:

@@ -4,13 +4,11 @@ One combined broker and controller (KRaft), as a child process that never outliv
 Durability and speed are those of a developer's machine: one replica of everything.
 """
 
-import base64
 import contextlib
 import fcntl
 import logging
 import signal
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,7 +18,14 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from streamsched.kafka import jars
-from streamsched.kafka.broker_node import HOST, BrokerNode, EmbeddedKafkaError, free_port, is_free
+from streamsched.kafka.broker_node import (
+    HOST,
+    BrokerNode,
+    EmbeddedKafkaError,
+    free_port,
+    is_free,
+    new_cluster_id,
+)
 from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progress
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
@@ -147,7 +152,7 @@ class EmbeddedKafka:
             self._lock = None
 
     def _start_nodes(self, classpath: str) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = new_cluster_id()
         for node in self._nodes:
             node.port = self._choose_port(node.port)
             node.controller_port = free_port()

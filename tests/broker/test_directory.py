@@ -1,11 +1,12 @@
 """The egress directory on a real Kafka: what it creates, notices, and keeps through an outage."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -24,7 +25,7 @@ from streamsched.core.destinations import Destination, Problem
 from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.kafka import egress_survey
-from streamsched.kafka.connection import KafkaProblem
+from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.embedded import EmbeddedKafka
 from streamsched.settings import Settings
@@ -85,6 +86,24 @@ def start_directory(request: pytest.FixtureRequest, app_id: str) -> Iterator[Sta
     yield start
     for directory in started:
         directory.stop()
+
+
+@pytest.fixture
+def facts_asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Topics whose facts were read, which happens for reasons only, never for their age."""
+    asked: list[str] = []
+    real = Connection.facts
+
+    def facts(
+        self: Connection, topics: Sequence[str], seconds: float
+    ) -> dict[str, TopicFacts | KafkaError]:
+        found = real(self, topics, seconds)
+        asked.extend(found)
+        return found
+
+    monkeypatch.setattr(Connection, "facts", facts)
+    monkeypatch.setattr(egress_survey, "FACTS_SECONDS", 3600.0)
+    return asked
 
 
 def await_problem(
@@ -169,20 +188,23 @@ def test_on_change_tells_of_every_version(
     assert good.wait(20)
 
 
+@pytest.mark.usefixtures("facts_asked")
 def test_deleted_topic_is_created_again(
     kafka: str, start_directory: StartDirectory, admin: AdminClient, names: TopicNames
 ) -> None:
-    """A wanted topic that somebody deletes comes back by itself, as wanted last."""
-    directory = start_directory(kafka)
+    """A wanted topic that somebody deletes comes back as wanted, with nothing of the old one."""
     topic = names.egress("acme")
-    directory.want(topic, 1)
-    await_problem(directory, topic, None, partitions=1)
+    create_topic(admin, topic, 1, {"max.message.bytes": "5000"})
+    directory = start_directory(kafka)
     directory.want(topic, 2)
+    assert await_problem(directory, topic, None) == Destination(topic, 1, 5000)
     admin.delete_topics([topic])[topic].result(10)
-    await_problem(directory, topic, None, partitions=2)
+    found = await_problem(directory, topic, None, partitions=2)
+    assert found == Destination(topic, 2, MESSAGE_BYTES_MAX)
     assert partition_count(admin, topic) == 2
 
 
+@pytest.mark.usefixtures("facts_asked")
 def test_growth_of_a_topic_is_noticed(
     kafka: str, start_directory: StartDirectory, admin: AdminClient, names: TopicNames
 ) -> None:
@@ -197,6 +219,7 @@ def test_growth_of_a_topic_is_noticed(
     assert directory.version > before
 
 
+@pytest.mark.usefixtures("facts_asked")
 def test_suspect_is_out_of_use_until_checked(
     kafka: str, start_directory: StartDirectory, admin: AdminClient, names: TopicNames
 ) -> None:
@@ -217,7 +240,10 @@ def test_suspect_is_out_of_use_until_checked(
 
 
 def test_failed_check_leaves_a_suspect_out_of_use(
-    own_kafka: EmbeddedKafka, start_directory: StartDirectory, names: TopicNames
+    own_kafka: EmbeddedKafka,
+    start_directory: StartDirectory,
+    names: TopicNames,
+    facts_asked: list[str],
 ) -> None:
     """While no broker answers a suspect stays one; others keep their state; all recover."""
     directory = start_directory(own_kafka.bootstrap_servers)
@@ -235,9 +261,11 @@ def test_failed_check_leaves_a_suspect_out_of_use(
     assert thread.is_alive()
     states = [directory.lookup(t) for t in (*topics, names.egress("three"))]
     assert [d and d.problem for d in states] == [Problem.SUSPECT, None, Problem.UNKNOWN]
+    facts_asked.clear()
     own_kafka.start()
     for topic in (*topics, names.egress("three")):
         await_problem(directory, topic, None)
+    assert set(facts_asked) == {topics[0], names.egress("three")}
 
 
 def test_unforeseen_failure_does_not_end_the_thread(

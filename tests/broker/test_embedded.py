@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
@@ -73,10 +73,15 @@ def test_data_and_address_survive_a_restart(
     assert _read_all(address, "t", 2) == [b"before", b"after"]
 
 
-def test_topics_are_never_created_by_accident(kafka: str) -> None:
-    """Asking for metadata of an unknown topic does not create it."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    admin.list_topics("streamsched-nobody-made-this", timeout=10)
+def test_topics_are_never_created_by_accident(kafka: str, admin: AdminClient) -> None:
+    """A record for an unknown topic is refused, and does not create it."""
+    refused: list[KafkaError | None] = []
+    producer = Producer({"bootstrap.servers": kafka, "message.timeout.ms": 3000})
+    producer.produce(
+        "streamsched-nobody-made-this", b"x", on_delivery=lambda e, _: refused.append(e)
+    )
+    assert producer.flush(20) == 0
+    assert [error is not None for error in refused] == [True]
     assert "streamsched-nobody-made-this" not in admin.list_topics(timeout=10).topics
 
 
