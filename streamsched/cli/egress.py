@@ -1,13 +1,12 @@
 """`streamsched egress`: what was dispatched."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamsched.cli.errors import SentenceGroup, say
 from streamsched.cli.options import with_settings
-from streamsched.cli.output import Format, Output, printable, show_json_line, show_line
+from streamsched.cli.output import Format, Output, printable, show_json_line, show_line, time_text
 from streamsched.cli.sdk import connected
 
 if TYPE_CHECKING:
@@ -62,12 +61,11 @@ def tail(
 
 
 def _line(job: "Dispatched") -> str:
-    at = datetime.fromtimestamp(job.dispatched_at_ms / 1_000, UTC).isoformat(
-        timespec="milliseconds"
-    )
     late_ms = job.dispatched_at_ms - job.due_at_ms
     payload = printable(job.value.decode("utf-8", "backslashreplace"))
-    return f"{at.replace('+00:00', 'Z')}  late {late_ms:>6} ms  {printable(job.id)}  {payload}"
+    return (
+        f"{time_text(job.dispatched_at_ms)}  late {late_ms:>6} ms  {printable(job.id)}  {payload}"
+    )
 
 
 def _fields(job: "Dispatched") -> dict[str, Any]:

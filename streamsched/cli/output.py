@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -40,7 +41,7 @@ def show_fields(fields: Row, output: Format) -> None:
     if output is Format.JSON:
         show_json(fields)
     else:
-        _print_table((), [[_title(name), cell(value)] for name, value in fields.items()])
+        _print_table((), [[_title(k), field_text(k, v)] for k, v in fields.items()])
 
 
 def show_json(value: Any) -> None:
@@ -56,6 +57,19 @@ def show_json_line(value: Any) -> None:
 def show_line(text: str) -> None:
     """Print one line of text, at once."""
     print(text, flush=True)
+
+
+def field_text(name: str, value: Any) -> str:
+    """A field's value for people: points in time are readable, with their milliseconds."""
+    if name.endswith("_at") and isinstance(value, int):
+        return time_text(value)
+    return cell(value)
+
+
+def time_text(at_ms: int) -> str:
+    """Epoch milliseconds as RFC 3339 in UTC."""
+    at = datetime.fromtimestamp(at_ms / 1_000, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def cell(value: Any) -> str:

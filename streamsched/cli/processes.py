@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 
 STOP_SECONDS_MAX: Final = 12.0
 """A scheduler ends within 9 s of SIGTERM, whatever hangs in it."""
+_SIGNALS_FROM: Final = 256 - signal.NSIG
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Something that should go on has ended by itself; `status` as in a shell."""
+    """Something that should go on has ended by itself."""
 
     name: str
     status: int
+
+    def __str__(self) -> str:
+        """What happened, as the beginning of a sentence."""
+        # The guardian passes on the death by a signal as the low byte of its negative number.
+        if self.status > _SIGNALS_FROM:
+            return f"{self.name} was killed by signal {256 - self.status}"
+        return f"{self.name} ended with status {self.status}"
 
 
 class Children:

@@ -1,8 +1,11 @@
 """`streamsched run` and `streamsched dev`: schedulers, and one with all that it needs."""
 
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -48,6 +51,7 @@ def run(
     it; web ports count up from the configured one.
     """
     if processes == 1:
+        check_data_folder(settings.data_dir / settings.app_id)
         raise typer.Exit(_run_here(settings))
     last_port = settings.web_port + processes - 1
     if settings.web_port and last_port > 65_535:
@@ -66,16 +70,37 @@ def run(
                 children.start(name, ["run"], settings_environment(own))
             ended = children.wait()
             assert ended is not None
-            raise CommandError(
-                f"{ended.name} ended with status {ended.status}, so the others were stopped; "
-                "its own messages say why"
-            )
+            raise CommandError(f"{ended}, so the others were stopped; its own messages say why")
         except KeyboardInterrupt:
             pass
         finally:
             well = children.stop()
     if not well:
         raise CommandError("a scheduler did not stop in order; its own messages say why")
+
+
+def check_data_folder(folder: Path) -> None:
+    """Look whether the stores under `folder` can be used, before the group is disturbed.
+
+    Raises `CommandError` where it cannot be written, `StoreError` for a store that this version
+    cannot read.
+    """
+    from streamsched.store.errors import StoreCorrupt  # noqa: PLC0415 - loads RocksDB
+    from streamsched.store.folder import FORMAT_FILE, prepare  # noqa: PLC0415
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"data folder {folder} cannot be written ({error.strerror}): check rights and space, "
+            "or choose another one with --data-dir"
+        ) from error
+    for format_file in sorted(folder.glob(f"*/{FORMAT_FILE}")):
+        # A damaged store is no reason not to start: it is rebuilt from the changelog.
+        with suppress(StoreCorrupt):
+            prepare(format_file.parent)
 
 
 def process_folder(settings: "Settings", number: int) -> Path:
@@ -107,7 +132,7 @@ def dev(settings: "Settings", port: Port = DEFAULT_PORT) -> None:
                 lambda: _say_ready(own),
             )
             log = f"; the end of its log:\n{kafka.log_tail()}" if ended.name == KAFKA else ""
-            raise CommandError(f"{ended.name} ended with status {ended.status}{log}")
+            raise CommandError(f"{ended}{log}")
         except KeyboardInterrupt:
             say("stopping")
         finally:
@@ -159,10 +184,13 @@ def _wait_saying(
 
 
 def _say_ready(settings: "Settings") -> None:
-    address = settings.bootstrap_servers
-    where = f"--bootstrap-servers {address}"
+    where = f"--bootstrap-servers {settings.bootstrap_servers}"
     if settings.app_id != "streamsched":
         where += f" --app-id {settings.app_id}"
-    say(f"ready; Kafka at {address}, pages at {page_url(settings)}. In another terminal:")
-    say(f"  streamsched jobs submit {where} --tenant acme --delay 5s --payload hello")
-    say(f"  streamsched egress tail acme {where} --from-beginning")
+    pages = page_url(settings) if settings.web_port else "a free port"
+    say(f"ready; Kafka at {settings.bootstrap_servers}, pages at {pages}. In another terminal:")
+    for example in (
+        f"jobs submit {where} --tenant acme --delay 5s --payload hello",
+        f"egress tail acme {where} --from-beginning",
+    ):
+        print(f"  streamsched {example}", file=sys.stderr, flush=True)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from streamsched.client import Client
     from streamsched.settings import Settings
 
-ANSWER_SECONDS_MAX: Final = 10.0
+ANSWER_SECONDS_MAX: Final = 5.0
 
 
 @contextmanager
 def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
     """A client of the SDK on a cluster that answers and has `topics`.
 
-    A broker that is away is told within 10 s; the SDK alone would keep trying to deliver. What
+    A broker that is away is told within 5 s; the SDK alone would keep trying to deliver. What
     the SDK refuses as invalid inside the block comes out as a `CommandError`.
     Raises `KafkaProblem`, `CommandError`.
     """
