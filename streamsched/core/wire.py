@@ -6,6 +6,7 @@ through. Otherwise the value is a JSON envelope, whose payload is passed on as i
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +35,9 @@ _JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?|[\[\]{}]', re.DOTAL
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _DIGITS: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 _SOURCE: Final = re.compile(r"(\d{1,9})-(\d{1,18})", re.ASCII)
+
+TENANTS_REMEMBERED_MAX: Final = 65_536
+"""Tenants that were checked already and are not checked again."""
 
 OP_SCHEDULE: Final = "schedule"
 OP_CANCEL: Final = "cancel"
@@ -149,8 +153,12 @@ def _decode_envelope_mode(record: IngressRecord, value: bytes, now_ms: int) -> C
             value.decode()
         except UnicodeDecodeError as error:
             return Rejection(Reason.NOT_UTF8, f"the value is no UTF-8 at byte {error.start}")
-    # A value with few brackets cannot be deep, so the exact count is only made for the others.
-    if value.count(b"[") + value.count(b"{") > ENVELOPE_DEPTH_MAX and _too_deep(value):
+    # A short value, or one with few brackets, cannot be deep: the exact count is for the others.
+    if (
+        len(value) > ENVELOPE_DEPTH_MAX
+        and value.count(b"[") + value.count(b"{") > ENVELOPE_DEPTH_MAX
+        and _too_deep(value)
+    ):
         return Rejection(Reason.TOO_DEEP, f"nested deeper than {ENVELOPE_DEPTH_MAX} levels")
     try:
         envelope = _decode_envelope(value)
@@ -401,6 +409,7 @@ def _encode_id(text: str) -> bytes | Rejection:
     return raw
 
 
+@lru_cache(TENANTS_REMEMBERED_MAX)
 def _check_tenant(text: str) -> str | Rejection:
     if not TENANT_PATTERN.fullmatch(text.encode()):
         return Rejection(
@@ -410,6 +419,7 @@ def _check_tenant(text: str) -> str | Rejection:
     return text
 
 
+@lru_cache(TENANTS_REMEMBERED_MAX)
 def _tenant_of_key(key: bytes | None) -> str | Rejection:
     if key is None:
         return Rejection(Reason.MISSING_TENANT, "no tenant, and the record has no key")
