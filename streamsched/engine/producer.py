@@ -20,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamsched.core.cycle import Cycle
 from streamsched.core.limits import MESSAGE_BYTES_MAX
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.settings import Settings
 
 MESSAGE_TIMEOUT_MS: Final = 3_000
@@ -77,7 +78,7 @@ class PartitionProducer:
         self._partition = partition
         self._changelog = settings.names.changelog
         self._executor = executor
-        self._producer = Producer(producer_config(settings, partition))
+        self._producer = Producer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
         self._changelog_offset = -1
 
     async def fence(self, is_wanted: Callable[[], bool]) -> bool:

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streamsched.core.replay import Replay
 from streamsched.core.store import Store
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.settings import Settings
 
 RECORDS_PER_BATCH: Final = 5_000
@@ -69,7 +70,8 @@ def replay_changelog(
                 "max.partition.fetch.bytes": 8 * 1024 * 1024,
                 "queued.max.messages.kbytes": 32 * 1024,
             }
-        )
+        ),
+        logger=LIBRDKAFKA_LOG,
     )
     try:
         low, end = changelog_end(consumer, TopicPartition(topic, partition))

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 from aiokafka.errors import KafkaError as AiokafkaError
+from confluent_kafka import KafkaException
 
 from streamsched.core import state
 from streamsched.core.cycle import Chunk, Cycle
@@ -33,7 +34,7 @@ from streamsched.engine.replaying import ReplayError, replay_changelog
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
-from streamsched.store.errors import StoreCorrupt, StoreLocked
+from streamsched.store.errors import StoreCorrupt, StoreError, StoreLocked
 from streamsched.store.rocks import RocksStore
 
 BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
@@ -46,6 +47,8 @@ CYCLE_SECONDS_MIN: Final = 0.010
 RETRY_SECONDS: Final = 0.5
 
 log = structlog.get_logger()
+
+_BEGIN_AGAIN: Final = (ProducerLostError, ReplayError, StoreCorrupt, AiokafkaError, KafkaException)
 
 
 class Phase(StrEnum):
@@ -137,21 +140,28 @@ class Runner:
                 try:
                     await self._recover()
                     await self._cycle_until_unwanted()
-                except (ProducerLostError, ReplayError, StoreCorrupt, AiokafkaError) as error:
-                    self._shared.metrics.producers_lost.inc()
-                    log.warning("partition begins again", partition=self.number, error=str(error))
-                    self._release()
-                    if isinstance(error, StoreCorrupt):
-                        RocksStore.destroy(self._path())
-                    await asyncio.sleep(RETRY_SECONDS)
+                except _BEGIN_AGAIN as error:
+                    await self._begin_again(error)
         except PartitionLostError:
             log.info("partition was lost", partition=self.number)
+        except (StoreError, state.UnknownVersion) as error:
+            self._shared.ingress.fail(StartError(str(error)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # what is not foreseen must end the process, not the partition
             self._shared.ingress.fail(error)
         finally:
             self.phase = Phase.STOPPED
+
+    async def _begin_again(self, error: Exception) -> None:
+        """Drop everything that was open; what is committed will be read from the changelog."""
+        log.warning("partition begins again", partition=self.number, error=str(error))
+        self._release()
+        if isinstance(error, ProducerLostError):
+            self._shared.metrics.producers_lost.inc()
+        if isinstance(error, StoreCorrupt):
+            await self._shared.threads.reading(RocksStore.destroy, self._path())
+        await asyncio.sleep(RETRY_SECONDS)
 
     def _release(self) -> None:
         """Close what was opened; buffered records are read again by whoever comes next."""

@@ -9,6 +9,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streamsched.core.settings_view import SettingsView
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.settings import Settings
 
 RECORDS_PER_BATCH: Final = 1_000
@@ -68,7 +69,8 @@ class SettingsReader:
                     "auto.offset.reset": "earliest",
                     "fetch.wait.max.ms": 100,
                 }
-            )
+            ),
+            logger=LIBRDKAFKA_LOG,
         )
         topic = self._settings.names.tenant_settings
         consumer.assign([TopicPartition(topic, 0, next_offset)])

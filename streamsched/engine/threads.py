@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.settings import Settings
 
 REPLAYS_AT_ONCE_MAX: Final = 4
@@ -33,7 +34,7 @@ class Threads:
     def committed_offset(self, partition: int) -> int | None:
         """What the group has committed for an ingress partition, `None` for nothing; blocking."""
         settings = self._settings
-        admin = AdminClient(settings.client_config())
+        admin = AdminClient(settings.client_config(), logger=LIBRDKAFKA_LOG)
         wanted = [TopicPartition(settings.names.jobs, partition)]
         request = [ConsumerGroupTopicPartitions(settings.app_id, wanted)]
         [answer] = admin.list_consumer_group_offsets(request).values()
