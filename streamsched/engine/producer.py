@@ -139,7 +139,8 @@ class PartitionProducer:
                 key,
                 partition,
                 timestamp=max(timestamp_ms, 0),
-                headers=headers,  # type: ignore[arg-type]  # any sequence of pairs will do
+                # The client takes no other sequence than a list.
+                headers=headers if isinstance(headers, list) else list(headers),
             )
         changelog, partition = self._changelog, self._partition
         *rest, last = cycle.changelog
