@@ -135,7 +135,9 @@ class Dispatch:
         """Where this cycle's jobs without a key go: another partition each cycle."""
         if destination.partitions == 1:
             return 0
-        return (self._base.cycle_count + len(tenant.raw)) % destination.partitions
+        # Mixed, so that a tenant served every third cycle still meets all of three partitions.
+        mixed = (self._base.cycle_count + len(tenant.raw)) * 0x9E3779B1 & 0xFFFFFFFF
+        return (mixed >> 8) % destination.partitions
 
     # --- one tenant ------------------------------------------------------------------------
 
