@@ -11,13 +11,18 @@ from confluent_kafka.admin import AdminClient, NewTopic
 _SECONDS_MAX = 20.0
 
 
-def await_condition(what: str, condition: Callable[[], bool]) -> None:
-    """Wait until `condition()` holds; fails with `what` after 20 s."""
-    deadline = time.monotonic() + _SECONDS_MAX
+def await_condition(
+    what: str,
+    condition: Callable[[], bool],
+    seconds: float = _SECONDS_MAX,
+    tell: Callable[[], str] = lambda: "",
+) -> None:
+    """Wait until `condition()` holds; fails after `seconds` with `what` and what `tell()` says."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {_SECONDS_MAX:.0f} s: {what}")
-        time.sleep(0.01)
+            raise AssertionError(f"not within {seconds:.0f} s: {what}\n{tell()}")
+        time.sleep(0.02)
 
 
 def partition_count(admin: AdminClient, topic: str) -> int:

@@ -1,15 +1,21 @@
 """Reading topics from their beginning to their end, committed or not."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from streamsched.core import headers as h
+
+SECONDS_MAX = 60.0
+
 
 def read_topics(
-    kafka: str, topics: Sequence[str], *, committed: bool = True, seconds: float = 60.0
+    kafka: str, topics: Sequence[str], *, committed: bool = True, seconds: float = SECONDS_MAX
 ) -> list[Message]:
-    """All records of `topics` up to the ends they have now."""
+    """All records of `topics` up to the ends they have now; a missing topic has none."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka,
@@ -37,15 +43,71 @@ def read_topics(
             error = message.error()
             if error is None:
                 records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
+            elif error.code() in {
+                KafkaError._PARTITION_EOF,
+                # Deleted since the topics were listed.
+                KafkaError._UNKNOWN_TOPIC,
+                KafkaError._UNKNOWN_PARTITION,
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+            }:
                 ended.add((message.topic() or "", message.partition() or 0))
     consumer.close()
     return records
 
 
+def await_records(
+    kafka: str,
+    topics: Sequence[str],
+    count: int,
+    *,
+    only: Callable[[Message], bool] = lambda message: True,
+    seconds: float = SECONDS_MAX,
+    tell: Callable[[], str] = lambda: "",
+) -> list[Message]:
+    """All committed records of `topics` that `only` picks, once there are at least `count`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [message for message in read_topics(kafka, topics) if only(message)]
+        if len(found) >= count:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"{len(found)} of {count} records on {topics} within {seconds:.0f} s\n{tell()}"
+            )
+        time.sleep(0.1)
+
+
+def read_events(kafka: str, topic: str) -> list[dict[str, Any]]:
+    """All committed events, as decoded JSON."""
+    return [json.loads(message.value() or b"") for message in read_topics(kafka, [topic])]
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """All headers in their order, with their bytes."""
+    return [
+        (name, value.encode() if isinstance(value, str) else value)
+        for name, value in message.headers() or []
+    ]
+
+
 def header(message: Message, name: str) -> str | None:
     """The text of a header, `None` where it is not there."""
-    for key, value in message.headers() or []:
+    for key, value in headers_of(message):
         if key == name:
-            return value.decode() if isinstance(value, bytes) else value
+            return None if value is None else value.decode()
     return None
+
+
+def job_id(message: Message) -> str:
+    """The id of a dispatched job."""
+    return header(message, h.ID) or ""
+
+
+def dispatched_at_ms(message: Message) -> int:
+    """When a job left, by its header."""
+    return int(header(message, h.DISPATCHED_AT) or "")
+
+
+def lateness_ms(message: Message) -> int:
+    """How long after its due time a job left."""
+    return dispatched_at_ms(message) - int(header(message, h.DUE_AT) or "")

@@ -1,16 +1,19 @@
 """A scheduler as a process of its own, to be killed and started again by tests."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tests.broker.cluster import await_condition
 
 READY_SECONDS_MAX = 60.0
 LIFE_SECONDS_MAX = 600
@@ -19,9 +22,18 @@ LIFE_SECONDS_MAX = 600
 class SchedulerProcess:
     """One `streamsched run` with its own data folder and web port."""
 
-    def __init__(self, kafka: str, app_id: str, folder: Path, **settings: str) -> None:
+    def __init__(
+        self,
+        kafka: str,
+        app_id: str,
+        folder: Path,
+        *,
+        life_seconds: int = LIFE_SECONDS_MAX,
+        **settings: str,
+    ) -> None:
         """Does not start it. `settings` are further ones, in lower case."""
         self.folder = folder
+        self._life_seconds = life_seconds
         self.port = _free_port()
         self._log = folder / "scheduler.log"
         self._environment = {
@@ -40,7 +52,7 @@ class SchedulerProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["timeout", "-s", "KILL", str(LIFE_SECONDS_MAX), sys.executable]
+                ["timeout", "-s", "KILL", str(self._life_seconds), sys.executable]
                 + ["-m", "streamsched.cli.main", "run"],
                 env=self._environment,
                 stdout=log,
@@ -51,7 +63,7 @@ class SchedulerProcess:
 
     def wait_ready(self) -> None:
         """Wait until all its partitions are recovered."""
-        wait_until(self.is_ready, READY_SECONDS_MAX, self.log)
+        await_condition("the scheduler is ready", self.is_ready, READY_SECONDS_MAX, self.log)
 
     def is_ready(self) -> bool:
         """Whether `/readyz` says so."""
@@ -67,6 +79,40 @@ class SchedulerProcess:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as r:
             lines = r.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def page(self, path: str) -> dict[str, Any]:
+        """The JSON of one of its pages, whatever the status."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                body = error.read()
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    def tenant(self, name: str) -> dict[str, Any]:
+        """What `GET /tenants` says of one tenant; empty where it does not know it."""
+        rows = self.page("/tenants")["tenants"]
+        return next((row for row in rows if row["tenant"] == name), {})
+
+    def await_tenant(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Wait until `GET /tenants` shows these `fields` of a tenant; returns all of them."""
+        last: dict[str, Any] = {}
+
+        def is_so() -> bool:
+            last.clear()
+            last.update(self.tenant(name))
+            return bool(last) and fields.items() <= last.items()
+
+        await_condition(f"tenant {name} shows {fields}", is_so, 60, lambda: f"{last}\n{self.log()}")
+        return last
+
+    def wait_ended(self) -> int:
+        """Wait until it ends by itself; its exit status."""
+        assert self._process is not None
+        return self._process.wait(READY_SECONDS_MAX)
 
     def kill(self) -> None:
         """Kill -9, without any farewell."""
@@ -91,17 +137,6 @@ class SchedulerProcess:
     def log(self) -> str:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-6_000:]
-
-
-def wait_until(
-    condition: Callable[[], bool], seconds: float, tell: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait for a condition, with a deadline that fails the test."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"nothing within {seconds:.0f} s\n{tell()}")
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

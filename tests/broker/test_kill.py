@@ -77,7 +77,8 @@ def kill_once(kafka: str, names: TopicNames, scheduler: SchedulerProcess, kill_a
     topics = [names.egress(tenant) for tenant in TENANTS]
     watcher = Consumer({"bootstrap.servers": kafka, "group.id": "watcher"})
     expected = submit(kafka, names, JOBS)
-    wait_until(
+    await_condition(
+        f"{kill_at} records are written",
         lambda: seen_on_disk(watcher, topics) >= kill_at,
         60,
         lambda: f"{seen_on_disk(watcher, topics)} records\n{scheduler.log()}",
@@ -85,7 +86,12 @@ def kill_once(kafka: str, names: TopicNames, scheduler: SchedulerProcess, kill_a
     watcher.close()
     scheduler.kill()
     scheduler.start()
-    wait_until(lambda: len(read_topics(kafka, topics)) >= JOBS, 90, scheduler.log)
+    await_condition(
+        "every job is there",
+        lambda: len(read_topics(kafka, topics)) >= JOBS,
+        90,
+        scheduler.log,
+    )
     records = read_topics(kafka, topics)
     counts = Counter(header(record, "streamsched-id") for record in records)
     twice = {name: count for name, count in counts.items() if count > 1}
