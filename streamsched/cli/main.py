@@ -1,10 +1,11 @@
 """The program `streamsched`: all commands, and what is common to them."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from streamsched import __version__
+from streamsched.bench.cli import app as bench_app
 from streamsched.cli import egress, jobs, tenants, topics
 from streamsched.cli.broker import broker
 from streamsched.cli.errors import DEBUG, SentenceGroup
@@ -46,8 +47,11 @@ def version(output: Output = Format.TABLE) -> None:
         show_line(f"streamsched {__version__}")
 
 
-RUNNING = "Run"
-USING = "Use"
+RUNNING: Final = "Run"
+USING: Final = "Use"
+MEASURING: Final = "Look closer"
+
+# What each line names is light to import; the commands load the rest when they run.
 app.command("dev", rich_help_panel=RUNNING)(dev)
 app.command("broker", rich_help_panel=RUNNING)(broker)
 app.command("run", rich_help_panel=RUNNING)(run)
@@ -55,6 +59,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel=RUNNING)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USING)
 app.add_typer(tenants.app, name="tenants", rich_help_panel=USING)
 app.add_typer(egress.app, name="egress", rich_help_panel=USING)
+app.add_typer(bench_app, name="bench", rich_help_panel=MEASURING)
 app.command("version", rich_help_panel=USING)(version)
 
 

@@ -1,44 +1,16 @@
-"""The installed program `streamsched` as a user runs it, on a real Kafka."""
+"""Topics, jobs and tenants by the installed program, on a real Kafka."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamsched.core.names import TopicNames
-from streamsched.kafka.broker_node import free_port
-from tests.broker.cluster import await_condition, create_topic
-
-PROGRAM = str(Path(sys.executable).parent / "streamsched")
-SECONDS_MAX = 60.0
-
-Done = subprocess.CompletedProcess[str]
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def environment(kafka: str, app_id: str) -> dict[str, str]:
-    """Environment in which the program finds the shared Kafka and an application of its own."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith("STREAMSCHED_")}
-    return own | {
-        "STREAMSCHED_BOOTSTRAP_SERVERS": kafka,
-        "STREAMSCHED_APP_ID": app_id,
-        # Nobody listens there, and a scheduler that should fail to start disturbs nobody.
-        "STREAMSCHED_WEB_PORT": str(free_port()),
-        "COLUMNS": "200",
-    }
+from tests.broker.program import SECONDS_MAX, Run, environment_for, refusal, runner
 
 
 @pytest.fixture
@@ -48,53 +20,9 @@ def names(app_id: str) -> TopicNames:
 
 
 @pytest.fixture
-def run(environment: dict[str, str], tmp_path: Path) -> Run:
+def run(kafka: str, app_id: str, tmp_path: Path) -> Run:
     """Runs the program to its end in a folder of its own."""
-
-    def run(*words: str, stdin: str | None = None, **variables: str) -> Done:
-        return subprocess.run(
-            [PROGRAM, *words],
-            input="" if stdin is None else stdin,
-            env=environment | variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS_MAX,
-            check=False,
-        )
-
-    return run
-
-
-@contextmanager
-def _started(
-    words: list[str], environment: dict[str, str], folder: Path
-) -> Iterator["subprocess.Popen[str]"]:
-    """The program as a running process; its messages go to `folder`/messages."""
-    with (
-        (folder / "messages").open("w") as messages,
-        subprocess.Popen(
-            [PROGRAM, *words],
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            text=True,
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _refused(done: Done) -> str:
-    """The one sentence of a command that failed."""
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    assert done.stderr.startswith("streamsched: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr.removeprefix("streamsched: ").rstrip("\n")
+    return runner(environment_for(kafka, app_id), tmp_path)
 
 
 def _records(kafka: str, topic: str) -> list[Any]:
@@ -156,7 +84,7 @@ def test_apply_that_cannot_do_what_was_asked_fails(run: Run, names: TopicNames) 
 
 def test_too_many_copies_are_one_sentence(run: Run, names: TopicNames) -> None:
     """The broker's refusal names the topic."""
-    sentence = _refused(run("topics", "apply", "--replication-factor", "7"))
+    sentence = refusal(run("topics", "apply", "--replication-factor", "7"))
     assert sentence.startswith(f"topic {names.jobs} cannot be created: ")
 
 
@@ -311,252 +239,4 @@ def test_settings_are_published_changed_and_listed(run: Run, kafka: str, names: 
 )
 def test_what_the_contract_refuses_is_one_sentence(run: Run, words: list[str], said: str) -> None:
     """Values that the scheduler would not accept are refused before anything is published."""
-    assert said in _refused(run(*words))
-
-
-# --- what is wrong around it ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["topics", "plan"],
-        ["jobs", "submit", "--tenant", "t", "--delay", "1s", "--payload", "x"],
-    ],
-)
-def test_broker_that_is_away_is_one_sentence(run: Run, words: list[str]) -> None:
-    """The address and the remedy are named, on standard error, with exit status 1."""
-    away = f"127.0.0.1:{free_port()}"
-    sentence = _refused(run(*words, "--bootstrap-servers", away))
-    assert sentence.startswith(f"Kafka at {away} did not answer within ")
-    assert "streamsched broker" in sentence
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["jobs", "submit", "--tenant", "t", "--delay", "1s", "--payload", "x"],
-        ["jobs", "cancel", "t", "1"],
-        ["tenants", "pause", "t"],
-        ["egress", "tail", "t"],
-    ],
-)
-def test_missing_topic_is_one_sentence(run: Run, words: list[str]) -> None:
-    """The topic and the command that creates it are named."""
-    sentence = _refused(run(*words))
-    assert sentence.endswith("is missing: run `streamsched topics apply`")
-
-
-def test_wrong_client_option_is_one_sentence(run: Run) -> None:
-    """An option that librdkafka does not know is named."""
-    assert '"foo"' in _refused(run("topics", "plan", STREAMSCHED_KAFKA__FOO="1"))
-
-
-@pytest.mark.parametrize("words", [["broker"], ["dev"]])
-def test_port_in_use_is_one_sentence(run: Run, kafka: str, words: list[str]) -> None:
-    """The embedded Kafka does not start on a port that somebody has."""
-    port = kafka.rpartition(":")[2]
-    assert _refused(run(*words, "--port", port)).startswith(f"port {port} of 127.0.0.1 is in use")
-
-
-def test_broker_with_a_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
-    """A file where the folder should be is told in one sentence."""
-    (tmp_path / "file").touch()
-    sentence = _refused(run("broker", "--port", "0", "--data-dir", "file"))
-    assert sentence.startswith(f"data folder {tmp_path}/file/embedded.kafka cannot be written")
-
-
-def _not_started(done: Done, said: str) -> None:
-    """A scheduler that did not start says why once, without a traceback."""
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count(said) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_scheduler_without_topics_does_not_start(run: Run, names: TopicNames) -> None:
-    """Each missing topic is named."""
-    _not_started(run("run"), f"topic {names.jobs} is missing: run `streamsched topics apply`")
-
-
-def test_scheduler_without_a_broker_does_not_start(run: Run) -> None:
-    """The address is named."""
-    away = f"127.0.0.1:{free_port()}"
-    _not_started(run("run", "--bootstrap-servers", away), f"Kafka at {away} did not answer")
-
-
-def test_scheduler_on_unequal_partition_counts_does_not_start(
-    run: Run, names: TopicNames, admin: AdminClient
-) -> None:
-    """Ingress and changelog belong together, partition by partition."""
-    create_topic(admin, names.changelog, 2, {"cleanup.policy": "compact"})
-    create_topic(admin, names.jobs, 3)
-    run("topics", "apply")
-    said = f"topic {names.changelog} has partitions 2 where 3 is needed"
-    _not_started(run("run"), said)
-    check = run("topics", "check")
-    assert check.returncode == 1
-    assert said in check.stderr
-
-
-def test_scheduler_on_a_wrong_cleanup_policy_does_not_start(
-    run: Run, names: TopicNames, admin: AdminClient
-) -> None:
-    """A settings topic that forgets would take rates away one by one."""
-    create_topic(admin, names.tenant_settings, 1, {"cleanup.policy": "delete"})
-    said = f"topic {names.tenant_settings} has cleanup.policy delete where compact is needed"
-    _not_started(run("run"), said)
-
-
-@pytest.mark.usefixtures("topics")
-def test_scheduler_with_a_folder_that_cannot_be_written_does_not_start(
-    run: Run, app_id: str, tmp_path: Path
-) -> None:
-    """A file where the folder should be is told in one sentence."""
-    (tmp_path / "file").touch()
-    sentence = _refused(run("run", "--data-dir", "file"))
-    assert sentence.startswith(f"data folder file/{app_id} cannot be written (Not a directory)")
-
-
-@pytest.mark.usefixtures("topics")
-def test_scheduler_on_state_of_a_newer_version_does_not_start(
-    run: Run, app_id: str, tmp_path: Path
-) -> None:
-    """State that this version cannot read is left alone, and the remedy is named."""
-    store = tmp_path / "data" / app_id / "0"
-    store.mkdir(parents=True)
-    (store / "streamsched-format").write_text("99\n", "ascii")
-    sentence = _refused(run("run"))
-    assert sentence.startswith(f"store data/{app_id}/0 has format 99")
-    assert "run the newer version" in sentence
-    assert (store / "streamsched-format").read_text("ascii") == "99\n"
-
-
-@pytest.mark.usefixtures("topics")
-def test_scheduler_whose_web_port_is_in_use_does_not_start(run: Run) -> None:
-    """The port and the setting are named."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = run("run", "--web-port", str(port))
-    _not_started(done, f"the web port 127.0.0.1:{port} cannot be listened on")
-    assert "STREAMSCHED_WEB_PORT" in done.stderr
-
-
-# --- schedulers ----------------------------------------------------------------------------
-
-
-def _await_ready(run: Run, *urls: str) -> None:
-    """Wait until the schedulers at `urls` answer for all their partitions."""
-    from streamsched.cli.pages import is_ready  # noqa: PLC0415
-
-    for url in urls:
-        await_condition(f"{url} is ready", lambda url=url: is_ready(url))
-
-
-@pytest.mark.usefixtures("topics")
-def test_job_goes_all_the_way(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
-    """Submitted, shown, listed, dispatched and read, by commands alone; SIGTERM ends it well."""
-    with _started(["run"], environment, tmp_path) as scheduler:
-        _await_ready(run, f"http://127.0.0.1:{environment['STREAMSCHED_WEB_PORT']}")
-        submit = ["jobs", "submit", "--tenant", "acme", "--payload", "hällo"]
-        assert run(*submit, "--id", "later", "--delay", "1h").returncode == 0
-        assert run(*submit, "--id", "now", "--delay", "0", "--header", "a=b").returncode == 0
-        words = ["egress", "tail", "acme", "--from-beginning", "--max", "1", "--timeout", "30"]
-        (line,) = run(*words, "-o", "json").stdout.splitlines()
-        job = json.loads(line)
-        assert (job["id"], job["key"], job["payload"]) == ("now", "now", "hällo")
-        assert job["headers"] == [{"name": "a", "value": "b"}]
-        shown = json.loads(run("jobs", "show", "acme", "later", "-o", "json").stdout)
-        assert (shown["id"], shown["status"]) == ("later", "pending")
-        assert "no pending job 'now'" in _refused(run("jobs", "show", "acme", "now"))
-        table = run("tenants", "list").stdout.splitlines()
-        assert table[1].split()[:7] == ["acme", "ok", "unlimited", "1", "no", "1", "0"]
-        scheduler.send_signal(signal.SIGTERM)
-        assert scheduler.wait(20) == 0, (tmp_path / "messages").read_text("utf-8")
-
-
-def _schedulers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """The schedulers under the guardians of `streamsched run --processes` or `dev`."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if (
-                child.cmdline()[-2:] == ["streamsched.cli.main", "run"]
-                and "-I" not in child.cmdline()
-            ):
-                found.append(child)
-    return found
-
-
-@pytest.mark.usefixtures("topics")
-@pytest.mark.parametrize("end", ["SIGTERM", "death of one", "death of the parent"])
-def test_several_processes_live_and_end_together(
-    run: Run, environment: dict[str, str], app_id: str, tmp_path: Path, end: str
-) -> None:
-    """Each has its own folder and pages; one that dies takes the others down with status 1."""
-    first = free_port()
-    while not _is_free(first + 1):
-        first = free_port()
-    words = ["run", "--processes", "2", "--web-port", str(first)]
-    with _started(words, environment, tmp_path) as parent:
-        urls = [f"http://127.0.0.1:{port}" for port in (first, first + 1)]
-        _await_ready(run, *urls)
-        await_condition(
-            "each has a store",
-            lambda: all(any((tmp_path / f"data/process.{n}/{app_id}").glob("*")) for n in (0, 1)),
-        )
-        schedulers = _schedulers(parent)
-        assert len(schedulers) == 2
-        if end == "death of one":
-            schedulers[1].kill()
-            assert parent.wait(20) == 1
-            assert "of 2 was killed by signal 9" in (tmp_path / "messages").read_text("utf-8")
-        elif end == "death of the parent":
-            parent.kill()
-        else:
-            parent.send_signal(signal.SIGTERM)
-            assert parent.wait(20) == 0
-        _, alive = psutil.wait_procs(schedulers, timeout=20)
-        assert alive == []
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def test_dev_has_everything(environment: dict[str, str], run: Run, tmp_path: Path) -> None:
-    """Kafka, topics and a scheduler come up together, dispatch, and end on Ctrl-C."""
-    web = f"http://127.0.0.1:{environment['STREAMSCHED_WEB_PORT']}"
-    with _started(["dev", "--port", "0"], environment, tmp_path) as dev:
-        assert dev.stdout is not None
-        address = dev.stdout.readline().strip()
-        _await_ready(run, web)
-        await_condition(
-            "it tells how to go on",
-            lambda: (
-                f"jobs submit --bootstrap-servers {address}"
-                in (tmp_path / "messages").read_text("utf-8")
-            ),
-        )
-        here = ("--bootstrap-servers", address)
-        job = ["jobs", "submit", "--tenant", "t", "--delay", "0", "--payload", "x", *here]
-        assert run(*job).returncode == 0
-        words = ["egress", "tail", "t", "--from-beginning", "--max", "1", "--timeout", "30", *here]
-        assert run(*words).stdout.endswith("  x\n")
-        processes = psutil.Process(dev.pid).children(recursive=True)
-        dev.send_signal(signal.SIGINT)
-        assert dev.wait(40) == 0, (tmp_path / "messages").read_text("utf-8")
-        _, alive = psutil.wait_procs(processes, timeout=20)
-        assert alive == []
-
-
-def test_dev_ends_when_its_scheduler_dies(environment: dict[str, str], tmp_path: Path) -> None:
-    """A scheduler that is killed ends the rest with status 1 and a sentence."""
-    with _started(["dev", "--port", "0"], environment, tmp_path) as dev:
-        assert dev.stdout is not None
-        dev.stdout.readline()
-        await_condition("the scheduler runs", lambda: bool(_schedulers(dev)))
-        _schedulers(dev)[0].kill()
-        assert dev.wait(40) == 1
-        said = (tmp_path / "messages").read_text("utf-8").splitlines()
-        assert said[-1] == "streamsched: the scheduler was killed by signal 9"
+    assert said in refusal(run(*words))
