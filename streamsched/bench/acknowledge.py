@@ -7,7 +7,7 @@ from typing import Final
 from confluent_kafka import KafkaError, Message, Producer
 
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load
+from streamsched.bench.load import LIBRDKAFKA_LOG_LEVEL, Load
 
 FLUSH_SECONDS_MAX: Final = 30.0
 
@@ -26,6 +26,7 @@ def acknowledgement_ms(
             "partitioner": "murmur2_random",
             "allow.auto.create.topics": False,
             "linger.ms": 0,
+            "log_level": LIBRDKAFKA_LOG_LEVEL,
         }
     )
     # The first produce to a topic waits for its metadata, once in the life of a producer.

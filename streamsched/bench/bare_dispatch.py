@@ -10,9 +10,11 @@ from rocksdict import Rdict, WriteBatch
 
 from streamsched.bench import bare
 from streamsched.bench.errors import BenchError
+from streamsched.bench.load import WARM_UP_PREFIX, tenant_names
 from streamsched.bench.phase import Phase
 from streamsched.core import headers as h
 from streamsched.core.names import TopicNames
+from streamsched.core.placement import partition_for
 
 
 async def dispatch(
@@ -21,6 +23,7 @@ async def dispatch(
     partitions: int,
     jobs: int,
     folder: Path,
+    tenants: int,
     *,
     with_headers: bool = True,
 ) -> Phase:
@@ -28,7 +31,8 @@ async def dispatch(
 
     The egress records are those of the scheduler, byte for byte but for the times in them.
     `with_headers` False leaves the six headers out, for comparison. Measured from the first row
-    read to the last deletion.
+    read to the last deletion; before that, each producer has written once to each of its topics,
+    as the scheduler has when it is measured.
     """
     loop = asyncio.get_running_loop()
     producers = [
@@ -36,6 +40,7 @@ async def dispatch(
         for number in range(partitions)
     ]
     stores = [bare.open_store(folder / str(number)) for number in range(partitions)]
+    _touch(producers, names, tenant_names(tenants, partitions))
     phase = Phase(jobs)
 
     async def work(number: int) -> None:
@@ -68,6 +73,17 @@ async def dispatch(
     if phase.done != jobs:
         raise BenchError(f"the baseline found {phase.done} of {jobs} jobs in its stores")
     return phase
+
+
+def _touch(producers: Sequence[Producer], names: TopicNames, tenants: Sequence[str]) -> None:
+    """Write one record to every egress topic, from the producer that will write to it later."""
+    for producer in producers:
+        producer.begin_transaction()
+    for tenant in tenants:
+        owner = partition_for(tenant.encode(), len(producers))
+        producers[owner].produce(names.egress(tenant), b"", WARM_UP_PREFIX + tenant, 0)
+    for producer in producers:
+        producer.commit_transaction(bare.COMMIT_SECONDS_MAX)
 
 
 def _read(store: Rdict, start: bytes) -> list[tuple[bytes, bytes]]:

@@ -27,6 +27,7 @@ class Order:
     app_id: str
     partitions: int
     jobs: int
+    tenants: int
     folder: str
     with_dispatch: bool
     with_headers: bool
@@ -42,7 +43,7 @@ def main(argument: str) -> int:
     try:
         figures = {"ingest": uvloop.run(ingest(*work)).figures()}
         if order.with_dispatch:
-            sent = uvloop.run(dispatch(*work, with_headers=order.with_headers))
+            sent = uvloop.run(dispatch(*work, order.tenants, with_headers=order.with_headers))
             figures["dispatch"] = sent.figures()
     except CommandError as error:
         say(str(error))

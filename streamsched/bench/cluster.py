@@ -19,7 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import is_warm_up
+from streamsched.bench.load import LIBRDKAFKA_LOG_LEVEL, is_warm_up
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 from streamsched.kafka import admin
@@ -42,10 +42,9 @@ class BenchCluster:
 
         The scheduler would create those by itself; that is no part of what is measured.
         """
-        where = {"bootstrap.servers": self.bootstrap_servers}
-        admin.apply(where, names, partitions)
+        admin.apply({"bootstrap.servers": self.bootstrap_servers}, names, partitions)
         wanted = [NewTopic(names.egress(tenant), 1, 1) for tenant in tenants]
-        client = AdminClient({**where})
+        client = self._admin_client()
         for topic, future in client.create_topics(
             wanted, operation_timeout=TOPIC_SECONDS_MAX
         ).items():
@@ -58,7 +57,7 @@ class BenchCluster:
 
     def drop_topics(self, names: TopicNames) -> None:
         """Delete what `make_topics` made, so that the broker has no work left with it."""
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        client = self._admin_client()
         prefixes = (f"{names.app_id}.", f"{names.app_id}-")
         found = client.list_topics(timeout=TOPIC_SECONDS_MAX).topics
         topics = [topic for topic in found if topic.startswith(prefixes)]
@@ -73,6 +72,11 @@ class BenchCluster:
                 f"{jobs} jobs went in, but a read_committed reader finds {count} records of "
                 f"{ids} jobs on the egress topics of {names.app_id}"
             )
+
+    def _admin_client(self) -> AdminClient:
+        return AdminClient(
+            {"bootstrap.servers": self.bootstrap_servers, "log_level": LIBRDKAFKA_LOG_LEVEL}
+        )
 
     def _read_committed(self, topics: Sequence[str]) -> tuple[int, int]:
         """Committed records and different ids on one-partition topics, warm-up aside."""

@@ -3,13 +3,11 @@
 import time
 from typing import Final
 
-from streamsched.bench import bare
-from streamsched.bench.baseline import HOUR_MS, run_baseline, warm_up
+from streamsched.bench.baseline import HOUR_MS, compared, run_baseline, warm_up
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.errors import BenchError
 from streamsched.bench.load import Load, produce, tenant_names
-from streamsched.bench.machine import machine
-from streamsched.bench.result import BenchResult, job_parameters, ratio
+from streamsched.bench.result import BenchResult
 from streamsched.bench.scheduler import ACCEPTED, DISPATCHED, Scheduler
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
@@ -27,34 +25,22 @@ def bench_dispatch(jobs: int, tenants: int, partitions: int) -> list[BenchResult
     with bench_cluster() as cluster:
         warm_up(cluster, tenants, partitions)
         load = Load(jobs, tenants, partitions, _now_ms() + HOUR_MS)
-        baseline = run_baseline(cluster, "dispatch", load, with_dispatch=True).dispatch
-        assert baseline is not None
+        before = run_baseline(cluster, "before", load, with_dispatch=True).dispatch
         names = TopicNames("bench-dispatch")
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
         with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
             warm = start_with_topics_known(cluster, scheduler, names, load)
-            load = hold(cluster, scheduler, names, load, warm)
+            hold(cluster, scheduler, names, load, warm)
             say(f"scheduler: {jobs} jobs to dispatch")
             stretch = scheduler.measure(DISPATCHED, warm, warm + jobs)
             scheduler.check_well()
             rss_mb = scheduler.rss_mb()
+            say(f"scheduler: {stretch}")
         cluster.check_dispatched(names, tenant_names(tenants, partitions), jobs)
-    return [
-        BenchResult(
-            bench="dispatch",
-            jobs=jobs,
-            tenants=tenants,
-            jobs_per_second=stretch.jobs_per_second,
-            baseline_jobs_per_second=baseline.jobs_per_second,
-            ratio_to_baseline=ratio(stretch.jobs_per_second, baseline.jobs_per_second),
-            scheduler_cpu_us_per_job=stretch.cpu_us_per_job,
-            baseline_cpu_us_per_job=baseline.cpu_us_per_job,
-            cpu_ratio_to_baseline=ratio(stretch.cpu_us_per_job, baseline.cpu_us_per_job),
-            scheduler_rss_mb=rss_mb,
-            parameters=job_parameters(partitions) | {"baseline": bare.parameters()},
-            machine=machine(),
-        )
-    ]
+        after = run_baseline(cluster, "after", load, with_dispatch=True).dispatch
+    assert before is not None
+    assert after is not None
+    return [compared("dispatch", load, stretch, rss_mb, before, after)]
 
 
 def start_with_topics_known(
@@ -70,7 +56,7 @@ def start_with_topics_known(
 
 def hold(
     cluster: BenchCluster, scheduler: Scheduler, names: TopicNames, load: Load, accepted: int
-) -> Load:
+) -> None:
     """Let the scheduler accept `load`, with a due time soon after; return once it is near.
 
     `accepted` jobs were accepted before. Raises `BenchError` where they fall due too early.
@@ -87,7 +73,6 @@ def hold(
             "measure on, or ask for fewer jobs"
         )
     time.sleep(rest_seconds)
-    return held
 
 
 def _now_ms() -> int:

@@ -18,9 +18,12 @@ JOB_BYTES: Final = 200
 MODE: Final = "envelope"
 FLUSH_SECONDS_MAX: Final = 120.0
 
+LIBRDKAFKA_LOG_LEVEL: Final = 3
+"""Errors only: what a fresh broker makes librdkafka try twice is no news to anybody."""
+
 _POLL_EVERY: Final = 10_000
 _PADDING: Final = b"x" * JOB_BYTES
-_WARM_UP_PREFIX: Final = "warm-up-"
+WARM_UP_PREFIX: Final = "warm-up-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,13 @@ class Load:
 
     def warm_up(self, now_ms: int) -> "Load":
         """One job for each tenant, due at once: afterwards every egress topic is known."""
-        return Load(self.tenants, self.tenants, self.partitions, now_ms, id_prefix=_WARM_UP_PREFIX)
+        return Load(self.tenants, self.tenants, self.partitions, now_ms, id_prefix=WARM_UP_PREFIX)
 
 
 def is_warm_up(job_id: bytes | str | None) -> bool:
     """Whether a dispatched job was only there to make its egress topic known."""
     text = job_id.decode() if isinstance(job_id, bytes) else job_id
-    return text is not None and text.startswith(_WARM_UP_PREFIX)
+    return text is not None and text.startswith(WARM_UP_PREFIX)
 
 
 def tenant_names(tenants: int, partitions: int) -> list[str]:
@@ -94,6 +97,7 @@ def load_producer(bootstrap_servers: str) -> Producer:
         "queue.buffering.max.messages": 500_000,
         "queue.buffering.max.kbytes": 1_048_576,
         "delivery.report.only.error": True,
+        "log_level": LIBRDKAFKA_LOG_LEVEL,
     }
     return Producer(options)
 

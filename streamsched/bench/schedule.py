@@ -3,12 +3,11 @@
 import time
 from typing import Any, Final
 
-from streamsched.bench import bare
-from streamsched.bench.baseline import HOUR_MS, run_baseline, warm_up
+from streamsched.bench.baseline import HOUR_MS, compared, run_baseline, warm_up
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.load import Load, produce, tenant_names
 from streamsched.bench.machine import machine
-from streamsched.bench.result import BenchResult, job_parameters, ratio
+from streamsched.bench.result import BenchResult, job_parameters
 from streamsched.bench.scheduler import ACCEPTED, Scheduler
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
@@ -24,7 +23,7 @@ def bench_schedule(jobs: int, tenants: int, partitions: int) -> list[BenchResult
     with bench_cluster() as cluster:
         warm_up(cluster, tenants, partitions)
         load = Load(jobs, tenants, partitions, _now_ms() + HOUR_MS)
-        baseline = run_baseline(cluster, "schedule", load, with_dispatch=False).ingest
+        before = run_baseline(cluster, "before", load, with_dispatch=False).ingest
         names = TopicNames("bench-schedule")
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
         produce(cluster.bootstrap_servers, names.jobs, load)
@@ -33,22 +32,9 @@ def bench_schedule(jobs: int, tenants: int, partitions: int) -> list[BenchResult
             stretch = scheduler.measure(ACCEPTED, 0, jobs)
             scheduler.check_well()
             rss_mb = scheduler.rss_mb()
-    return [
-        BenchResult(
-            bench="schedule",
-            jobs=jobs,
-            tenants=tenants,
-            jobs_per_second=stretch.jobs_per_second,
-            baseline_jobs_per_second=baseline.jobs_per_second,
-            ratio_to_baseline=ratio(stretch.jobs_per_second, baseline.jobs_per_second),
-            scheduler_cpu_us_per_job=stretch.cpu_us_per_job,
-            baseline_cpu_us_per_job=baseline.cpu_us_per_job,
-            cpu_ratio_to_baseline=ratio(stretch.cpu_us_per_job, baseline.cpu_us_per_job),
-            scheduler_rss_mb=rss_mb,
-            parameters=job_parameters(partitions) | {"baseline": bare.parameters()},
-            machine=machine(),
-        )
-    ]
+            say(f"scheduler: {stretch}")
+        after = run_baseline(cluster, "after", load, with_dispatch=False).ingest
+    return [compared("schedule", load, stretch, rss_mb, before, after)]
 
 
 def bench_memory(tenants: int, partitions: int) -> list[BenchResult]:

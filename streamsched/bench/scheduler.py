@@ -41,6 +41,9 @@ class Stretch:
     jobs_per_second: float
     cpu_us_per_job: float
 
+    def __str__(self) -> str:
+        return f"{self.jobs_per_second:,.0f} jobs/s, {self.cpu_us_per_job:.1f} us of CPU a job"
+
     @classmethod
     def between(cls, first: Sample, last: Sample) -> "Stretch":
         """Raises `BenchError` where the two are too close together to divide by."""
