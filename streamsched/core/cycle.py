@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streamsched.core.state import Headers
 from streamsched.core.store import Write
 from streamsched.core.wire import IngressRecord
 
@@ -29,7 +28,7 @@ class OutRecord(NamedTuple):
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: list[tuple[str, bytes | None]]
     timestamp_ms: int
 
 

@@ -9,7 +9,7 @@ from streamsched.core import headers as h
 from streamsched.core.cycle import OutRecord
 from streamsched.core.names import TopicNames
 from streamsched.core.rejection import Reason, Rejection
-from streamsched.core.state import Headers, JobRow
+from streamsched.core.state import JobRow
 from streamsched.core.wire import OP_CANCEL, Cancel, Command, IngressRecord, record_bytes
 
 
@@ -122,5 +122,4 @@ def event(
         **more,
     }
     key = None if tenant is None else tenant.encode()
-    no_headers: Headers = ()
-    return OutRecord(names.events, -1, key, orjson.dumps(body), no_headers, now_ms)
+    return OutRecord(names.events, -1, key, orjson.dumps(body), [], now_ms)

@@ -112,9 +112,7 @@ class Metrics:
             "Settings records seen that could not be used.",
             registry=r,
         )
-        self.pending = Gauge(
-            "streamsched_jobs_pending", "Jobs held.", ["partition"], registry=r
-        )
+        self.pending = Gauge("streamsched_jobs_pending", "Jobs held.", ["partition"], registry=r)
         self.ready = Gauge(
             "streamsched_jobs_ready",
             "Jobs past due that their tenant's rate, pause or topic holds back.",

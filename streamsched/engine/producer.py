@@ -11,7 +11,7 @@ The rules come from experiments on a real broker:
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final
 
@@ -37,8 +37,27 @@ RETRY_SECONDS: Final = 0.25
 log = structlog.get_logger()
 
 
+_REFUSALS: Final = frozenset(
+    {
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+    }
+)
+"""Answers to a record that will be the same next time, whatever else is in the transaction."""
+
+
 class CycleFailedError(Exception):
     """The transaction was aborted; the cycle may be run again from the same chunk."""
+
+    def __init__(self, message: str, refusals: Mapping[str, str] | None = None) -> None:
+        """`refusals` are the broker's words by topic, for topics that will refuse again."""
+        super().__init__(message)
+        self.refusals = refusals or {}
 
 
 class ProducerLostError(Exception):
@@ -49,7 +68,7 @@ class ProducerLostError(Exception):
 
 
 def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
-    """librdkafka options of the producer of one partition; the user's options stand below ours."""
+    """Options of the producer of one partition, in librdkafka's spelling; ours win."""
     return settings.client_config(
         **{
             "transactional.id": f"{settings.app_id}-{partition}",
@@ -80,6 +99,9 @@ class PartitionProducer:
         self._executor = executor
         self._producer = Producer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
         self._changelog_offset = -1
+        self._watches = False
+        """Whether every record's fate is looked at; only after a failure, because it costs."""
+        self._refusals: dict[str, str] = {}
 
     async def fence(self, is_wanted: Callable[[], bool]) -> bool:
         """End the transaction of whoever had the partition before; first of all, and once.
@@ -112,6 +134,7 @@ class PartitionProducer:
         Raises `CycleFailedError` or `ProducerLostError`.
         """
         self._changelog_offset = -1
+        self._refusals = {}
         try:
             self._producer.begin_transaction()
         except KafkaException as exception:
@@ -122,6 +145,7 @@ class PartitionProducer:
             await self._abort()
             raise CycleFailedError(f"produce: {exception}") from exception
         await self._commit()
+        self._watches = False
         if self._changelog_offset < 0:
             raise ProducerLostError("committed, but the broker did not tell the changelog offset")
         return self._changelog_offset + 1
@@ -132,6 +156,7 @@ class PartitionProducer:
 
     def _produce(self, cycle: Cycle) -> None:
         produce = self._producer.produce
+        on_delivery = self._on_delivery if self._watches else None
         for topic, partition, key, value, headers, timestamp_ms in cycle.records:
             produce(
                 topic,
@@ -139,14 +164,19 @@ class PartitionProducer:
                 key,
                 partition,
                 timestamp=max(timestamp_ms, 0),
-                # The client takes no other sequence than a list.
-                headers=headers if isinstance(headers, list) else list(headers),
+                headers=headers,  # type: ignore[arg-type]  # its lists are invariant
+                on_delivery=on_delivery,
             )
         changelog, partition = self._changelog, self._partition
         *rest, last = cycle.changelog
         for key, value in rest:
             produce(changelog, value, key, partition)
         produce(changelog, last[1], last[0], partition, on_delivery=self._on_last)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        topic = message.topic()
+        if error is not None and topic is not None and error.code() in _REFUSALS:
+            self._refusals[topic] = error.str()
 
     def _on_last(self, error: KafkaError | None, message: Message) -> None:
         offset = message.offset()
@@ -162,7 +192,8 @@ class PartitionProducer:
                 error = exception.args[0]
                 if error.txn_requires_abort():
                     await self._abort()
-                    raise CycleFailedError(f"commit: {error.str()}") from exception
+                    self._watches = True
+                    raise CycleFailedError(f"commit: {error.str()}", self._refusals) from exception
                 if error.fatal() or not error.retriable() or time.monotonic() > deadline:
                     raise ProducerLostError(f"commit: {error.str()}") from exception
                 log.warning(

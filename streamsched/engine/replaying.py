@@ -1,4 +1,4 @@
-"""Reading a partition's changelog into its store: the one thing that must be done before a cycle."""
+"""Reading a partition's changelog into its store, which must be done before any cycle."""
 
 import time
 from collections.abc import Callable
@@ -87,7 +87,8 @@ def replay_changelog(
             replay.apply([], end)
             replay.finish()
     except KafkaException as exception:
-        raise ReplayError(f"changelog {topic}-{partition}: {exception.args[0].str()}") from exception
+        reason = exception.args[0].str()
+        raise ReplayError(f"changelog {topic}-{partition}: {reason}") from exception
     finally:
         consumer.close()
     on_progress(0)
@@ -125,9 +126,7 @@ def _read(
     return records
 
 
-def _split(
-    messages: list[Message], end: int
-) -> tuple[list[tuple[bytes, bytes | None]], bool]:
+def _split(messages: list[Message], end: int) -> tuple[list[tuple[bytes, bytes | None]], bool]:
     """Key and value of each record, and whether the end was reached."""
     batch: list[tuple[bytes, bytes | None]] = []
     at_end = False
@@ -136,7 +135,7 @@ def _split(
         if error is None:
             batch.append((message.key(), message.value()))  # type: ignore[arg-type]
             at_end = at_end or (message.offset() or 0) + 1 >= end
-        elif error.code() == KafkaError._PARTITION_EOF:
+        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             at_end = at_end or (message.offset() or 0) >= end
         elif not error.retriable():
             raise KafkaException(error)

@@ -148,7 +148,7 @@ class Runner:
             self._shared.ingress.fail(StartError(str(error)))
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # what is not foreseen must end the process, not the partition
+        except Exception as error:  # noqa: BLE001 - the unforeseen must end the process, aloud
             self._shared.ingress.fail(error)
         finally:
             self.phase = Phase.STOPPED
@@ -378,7 +378,10 @@ class Runner:
             error=str(error),
             egress_topics=sorted(cycle.egress_topics)[:5],
         )
-        self._shared.directory.suspect(cycle.egress_topics)
+        for topic, words in error.refusals.items():
+            self._shared.directory.refuse(topic, f"records for it are refused ({words})")
+        if not error.refusals:
+            self._shared.directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
         await self._sleep(RETRY_SECONDS)
 

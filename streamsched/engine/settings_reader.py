@@ -86,7 +86,7 @@ class SettingsReader:
                 offset = message.offset() or 0
                 next_offset = offset + 1
                 records.append((offset, message.key(), message.value()))
-            elif error.code() == KafkaError._PARTITION_EOF:
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                 at_end = True
             elif not error.retriable():
                 raise KafkaException(error)
@@ -95,7 +95,9 @@ class SettingsReader:
         return next_offset
 
     def _feed(
-        self, records: list[tuple[int, bytes | None, bytes | None]], at_end: bool  # noqa: FBT001
+        self,
+        records: list[tuple[int, bytes | None, bytes | None]],
+        at_end: bool,  # noqa: FBT001
     ) -> None:
         for offset, key, value in records:
             fault = self._view.feed(offset, key, value)

@@ -17,6 +17,9 @@ from streamsched.kafka.connection import Connection, KafkaAway
 from streamsched.kafka.egress_survey import ANSWER_SECONDS_MAX, EgressSurvey, unusable
 from streamsched.settings import Settings
 
+REFUSAL_SECONDS: Final = 15.0
+"""How long a topic whose records the broker refused is left alone before it is tried again."""
+
 REFRESH_SECONDS: Final = 2.0
 """How late at most a deleted topic or a lost leader is noticed."""
 
@@ -56,6 +59,7 @@ class EgressDirectory:
         self._version = 0
         self._wanted: dict[str, int] = {}
         self._suspects: set[str] = set()
+        self._refusals: dict[str, tuple[float, str]] = {}  # until (monotonic), and why
         self._entries: dict[str, Destination] = {}
 
     @property
@@ -95,6 +99,21 @@ class EgressDirectory:
             self._version += bool(known)
         if known:
             self._wake.set()
+
+    def refuse(self, topic: str, detail: str) -> None:
+        """Take `topic` out of use for a while: it looks good, but refuses records.
+
+        After `REFUSAL_SECONDS` it is given another try, unless the survey finds a reason not to.
+        """
+        with self._lock:
+            if topic not in self._wanted:
+                return
+            self._refusals[topic] = (time.monotonic() + REFUSAL_SECONDS, detail)
+            self._entries[topic] = replace(
+                self._entries[topic], problem=Problem.REFUSES, detail=detail
+            )
+            self._version += 1
+        log.warning("egress_topic_unusable", topic=topic, problem="topic_refuses", detail=detail)
 
     def start(self) -> None:
         """Begin to look; raises `KafkaProblem` where a client option is wrong."""
@@ -155,10 +174,22 @@ class EgressDirectory:
         self._publish(findings.destinations)
         return findings.soon
 
+    def _unless_refused(self, found: Destination) -> Destination:
+        """What was found, or the refusal that the survey cannot see."""
+        until, detail = self._refusals.get(found.topic, (0.0, ""))
+        if time.monotonic() >= until:
+            self._refusals.pop(found.topic, None)
+            return found
+        if found.problem is not None:
+            return found
+        return replace(found, problem=Problem.REFUSES, detail=detail)
+
     def _publish(self, found: Mapping[str, Destination]) -> None:
         with self._lock:
             # Suspected while the survey was under way: what it saw may be older than that.
-            fresh = [d for topic, d in found.items() if topic not in self._suspects]
+            fresh = [
+                self._unless_refused(d) for topic, d in found.items() if topic not in self._suspects
+            ]
             changed = [d for d in fresh if self._entries[d.topic] != d]
             for destination in changed:
                 self._entries[destination.topic] = destination
