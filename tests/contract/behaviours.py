@@ -33,9 +33,9 @@ def cancel(world: World, tenant: str, job_id: str, partition: int | None = None)
     return world.submit(tenant.encode(), None, [(h.ID, job_id.encode())], partition=partition)
 
 
-def envelope(world: World, key: str | None, own: Headers = (), **fields: Any) -> Produced:
+def envelope(world: World, record_key: str | None, own: Headers = (), **fields: Any) -> Produced:
     """Submit a job as a JSON envelope."""
-    raw_key = None if key is None else key.encode()
+    raw_key = None if record_key is None else record_key.encode()
     return world.submit(raw_key, json.dumps(fields).encode(), own)
 
 
