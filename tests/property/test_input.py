@@ -55,7 +55,7 @@ def test_any_json_payload_passes_byte_for_byte(value: object, indent: object, as
 def test_driver_serves_the_next_record(
     given_records: list[Record], given_settings: list[tuple[bytes | None, bytes | None]]
 ) -> None:
-    """After any records and settings a good job is dispatched, and every record is accounted for."""
+    """After any records and settings a good job is dispatched; every record is accounted for."""
     driver = Driver()
     for key, value in given_settings:
         if key != b"*":
@@ -74,11 +74,11 @@ def test_driver_serves_the_next_record(
     left = sum(cycle.counts["dispatched"] for cycle in driver.cycles)
     ended = left + sum(events.count(kind) for kind in ("replaced", "cancelled", "expired"))
     assert accepted - ended == len(rows_of(driver.partitions[0].store, "jobs"))
-    for record in refused:
-        marks = dict(record.headers)
+    for found in refused:
+        marks = dict(found.headers)
         source = given_records[int(marks[h.ERROR_OFFSET] or b"")]
-        assert (record.key, record.value) == (source.key, source.value)
-        assert list(record.headers[: len(source.headers)]) == list(source.headers)
+        assert (found.key, found.value) == (source.key, source.value)
+        assert list(found.headers[: len(source.headers)]) == list(source.headers)
 
 
 @given(st.lists(st.tuples(settings_keys, settings_values), max_size=8), st.booleans())

@@ -41,7 +41,7 @@ def test_keys_are_read_back() -> None:
 
 
 def test_due_sorts_by_second_tenant_moment_sequence() -> None:
-    """Bytes sort as second, tenant, millisecond, sequence; a tenant's group ends before the next."""
+    """Bytes sort as second, tenant, millisecond, sequence; `after_group` stands between groups."""
     rows = [
         (0, b"z", 0),
         (1_000, b"a", 9),
