@@ -8,6 +8,7 @@ from streamsched import __version__
 from streamsched.bench.cli import app as bench_app
 from streamsched.cli import egress, jobs, tenants, topics
 from streamsched.cli.broker import broker
+from streamsched.cli.demo import demo
 from streamsched.cli.errors import DEBUG, SentenceGroup
 from streamsched.cli.options import with_settings_options
 from streamsched.cli.output import Format, Output, show_json, show_line
@@ -53,6 +54,7 @@ MEASURING: Final = "Look closer"
 
 # What each line names is light to import; the commands load the rest when they run.
 app.command("dev", rich_help_panel=RUNNING)(dev)
+app.command("demo", rich_help_panel=RUNNING)(demo)
 app.command("broker", rich_help_panel=RUNNING)(broker)
 app.command("run", rich_help_panel=RUNNING)(run)
 app.add_typer(topics.app, name="topics", rich_help_panel=RUNNING)
