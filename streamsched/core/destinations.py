@@ -20,7 +20,7 @@ class Problem(StrEnum):
     FORBIDDEN = "topic_forbidden"  #: we may not write to it
     LEADERLESS = "topic_leaderless"  #: a partition has no leader
     TOO_SMALL = "topic_too_small"  #: `max.message.bytes` is below what the job needs
-    REFUSES = "topic_refuses"  #: looks good, yet the broker refused records for it
+    REFUSES = "topic_refuses"  #: the broker refuses records for it
     SUSPECT = "topic_suspect"  #: was part of a failed transaction and is being checked again
 
 

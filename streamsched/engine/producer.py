@@ -151,8 +151,13 @@ class PartitionProducer:
         return self._changelog_offset + 1
 
     def close(self) -> None:
-        """Abandon the producer; what is not committed is left to the next owner's fence."""
-        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        """Abandon the producer; what is not committed is left to the next owner's fence.
+
+        Does not wait: taking the client down can, so it is left to a thread.
+        """
+        producer = self._producer
+        del self._producer
+        self._executor.submit(_take_down, producer)
 
     def _produce(self, cycle: Cycle) -> None:
         produce = self._producer.produce
@@ -220,3 +225,8 @@ class PartitionProducer:
         """Run a blocking call in a thread; it frees the interpreter's lock while it waits."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _take_down(producer: Producer) -> None:
+    """Drop what was not sent; the client goes with its last reference, which is this one."""
+    producer.purge(in_queue=True, in_flight=True, blocking=False)

@@ -54,6 +54,11 @@ class TopicFacts:
         return "compact" in self.configs["cleanup.policy"]
 
     @property
+    def oldest_ms(self) -> int:
+        """How old a record may be by its timestamp; brokers before 3.6 know no such limit."""
+        return int(self.configs.get("message.timestamp.before.max.ms") or 2**63 - 1)
+
+    @property
     def max_message_bytes(self) -> int:
         """Largest batch of records that the topic takes."""
         return int(self.configs["max.message.bytes"])

@@ -19,6 +19,10 @@ FACTS_SECONDS: Final = 10.0
 FAULTY_FACTS_SECONDS: Final = 1.5
 """How late it is noticed that a configuration or right was mended, beside the survey's period."""
 
+OLDEST_MS_MIN: Final = 60_000
+"""A topic must take records this old. One that refuses the marker of a transaction keeps that
+transaction, and with it every later one of the same partition, from ending."""
+
 FACTS_PER_SURVEY_MAX: Final = 100
 CREATIONS_PER_SURVEY_MAX: Final = 200
 ANSWER_SECONDS_MAX: Final = 5.0
@@ -56,6 +60,12 @@ def judge(
     elif not facts.may_write:
         problem = Problem.FORBIDDEN
         detail = "may not be written to: grant this scheduler Write on it"
+    elif facts.oldest_ms < OLDEST_MS_MIN:
+        problem = Problem.REFUSES
+        detail = (
+            f"refuses records older than {facts.oldest_ms} ms, and so the markers that end "
+            f"transactions: raise message.timestamp.before.max.ms to {OLDEST_MS_MIN} or more"
+        )
     elif facts.max_message_bytes < message_bytes_min:
         problem = Problem.TOO_SMALL
         detail = (
