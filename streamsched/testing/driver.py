@@ -104,8 +104,11 @@ class Driver:
         self._ingress: list[list[Record]] = [[] for _ in range(partitions)]
         self._make_store = store or (lambda _: MemoryStore())
         self._read_to: dict[str, int] = {}
-        self.partitions = [self._open(p, partitions, self._make_store(p)) for p in range(partitions)]
+        self.partitions = [
+            self._open(p, partitions, self._make_store(p)) for p in range(partitions)
+        ]
         self._wake_at_ms = [now_ms] * partitions
+        self._directory_seen = [-1] * partitions
 
     def _open(self, number: int, partitions: int, store: Store) -> Partition:
         return Partition(number, partitions, self.names, store, self.view, self.directory)
@@ -195,21 +198,23 @@ class Driver:
         first = it.next_offset
         records = log[first : first + records_max]
         chunk = Chunk(first, first + len(records), records) if records else None
+        self._directory_seen[partition] = self.directory.version
         cycle = it.run_once(self.now_ms, chunk)
         self._commit(partition, cycle)
+        # After the clock went back, "at once" lies ahead of it.
+        at_once = cycle.wake_at_ms <= cycle.now_ms
+        self._wake_at_ms[partition] = self.now_ms if at_once else cycle.wake_at_ms
         return cycle
 
     def _step(self, partition: int) -> bool:
         """Run a cycle if there is reason to; returns whether there was."""
         it = self.partitions[partition]
         has_records = it.next_offset < len(self._ingress[partition])
-        if not has_records and self._wake_at_ms[partition] > self.now_ms:
+        topics_changed = self._directory_seen[partition] != self.directory.version
+        is_time = self._wake_at_ms[partition] <= self.now_ms
+        if not (has_records or topics_changed or is_time):
             return False
-        before_version = self.directory.version
-        cycle = self.run_once(partition)
-        self._wake_at_ms[partition] = cycle.wake_at_ms
-        if self.directory.version != before_version:
-            self._wake_at_ms = [self.now_ms] * len(self.partitions)
+        self.run_once(partition)
         return True
 
     def _commit(self, partition: int, cycle: Cycle) -> None:
@@ -240,6 +245,7 @@ class Driver:
         chunk = Chunk(first, len(log), log[first:]) if len(log) > first else None
         cycle = it.run_once(self.now_ms, chunk)
         it.abort(cycle)
+        self._wake_at_ms[partition] = self.now_ms
         return cycle
 
     def restart(self, *, from_changelog: bool = False) -> None:
