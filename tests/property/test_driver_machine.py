@@ -20,7 +20,7 @@ from tests.property.strategies import use_small_limits
 
 PARTITIONS = 2
 TENANTS = st.sampled_from(["a", "b", "c", "a-"])
-IDS = st.sampled_from(["1", "2", "3", "4", "5"])
+IDS = st.sampled_from([f"{number}" for number in range(16)])
 TOPICS = st.sampled_from(["streamsched.egress.a", "streamsched.egress.b", "shared"])
 MOMENTS = st.one_of(st.sampled_from([-3_000, -1, 0, 1, 1_000]), st.integers(-2_000, 6_000))
 SETTINGS = st.fixed_dictionaries(
@@ -50,7 +50,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(
         tenant=TENANTS,
-        job_ids=st.lists(IDS, min_size=1, max_size=6),
+        job_ids=st.lists(IDS, min_size=1, max_size=12),
         due=MOMENTS,
         expires=st.none() | MOMENTS,
         key=st.sampled_from([None, "k1", "k2"]),

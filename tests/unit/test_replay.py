@@ -4,12 +4,12 @@ import pytest
 
 from streamsched.core import state
 from streamsched.core.replay import Replay
-from streamsched.core.store import FAMILIES, META
+from streamsched.core.store import DUE, FAMILIES, JOBS, META, READY
 from streamsched.store.memory import MemoryStore
 from streamsched.testing import Driver, headers_of
 from tests.property.model import dump
 
-TIMES = [0, 1, 400, 999, 1_000, 2_500, 7_000]
+TIMES = [-9_000, -50, 0, 1, 400, 999, 1_000, 2_500, 7_000]
 
 
 def history(driver: Driver, step: int) -> None:
@@ -79,6 +79,7 @@ def test_every_way_back_gives_the_same_dispatches(way: str) -> None:
     # A restart forgets that jobs were waiting; both sides must, to compare to the millisecond.
     expected.restart()
     assert sorted(rest(found)) == sorted(rest(expected))
+    assert not any(dump(found.partitions[0].store)[family] for family in (JOBS, DUE, READY))
 
 
 def test_tombstones_remove_jobs() -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from streamsched.core import headers as h
 from streamsched.core import sweep
 from streamsched.core.limits import DUE_ROWS_PER_CYCLE_MAX
 from streamsched.core.store import DUE
-from streamsched.testing import Driver
+from streamsched.testing import Driver, headers_of
 from tests.property.model import rows_of
 
 
@@ -155,3 +156,29 @@ def test_idle_partition_sleeps() -> None:
     before = len(driver.cycles)
     driver.advance(10_000)
     assert len(driver.cycles) - before <= 12
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_late_arrival_does_not_overtake_unread_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    restarts: bool,  # noqa: FBT001
+) -> None:
+    """A job that is past due on arrival waits for earlier ones that the sweep has not reached."""
+    monkeypatch.setattr(sweep, "DUE_ROWS_PER_CYCLE_MAX", 4)
+    monkeypatch.setattr(sweep, "DUE_ROWS_FOR_BEHIND_MIN", 2)
+    monkeypatch.setattr(sweep, "DUE_ROWS_PER_TENANT_MAX", 2)
+    monkeypatch.setattr(sweep, "DUE_ROWS_AT_FIRST_MAX", 2)
+    driver = Driver()
+    start = driver.now_ms + 5_000
+    for second in range(3):
+        fill(driver, "acme", 8, start + second * 1_000, spread_ms=8)
+    take_in(driver)
+    driver.now_ms = start + 3_000
+    if restarts:
+        driver.run_once()
+        driver.restart()
+    driver.submit("acme", "late", due_at_ms=start + 1_500)
+    driver.settle()
+    dues = [int(headers_of(record)[h.DUE_AT] or b"") for record in driver.read_egress("acme")]
+    assert len(dues) == 25
+    assert dues == sorted(dues)
