@@ -173,7 +173,8 @@ class Driver:
     def settle(self) -> None:
         """Run cycles at the present moment until nothing is left to do."""
         for _ in range(CYCLES_PER_STEP_MAX):
-            if not any([self._step(p) for p in range(len(self.partitions))]):
+            stepped = [self._step(p) for p in range(len(self.partitions))]
+            if not any(stepped):
                 return
         raise RuntimeError(f"no rest after {CYCLES_PER_STEP_MAX} cycles at {self.now_ms}")
 
