@@ -56,6 +56,7 @@ def _lateness_ms(evidence: Evidence, tenant: TenantEvidence) -> list[int]:
     jobs = evidence.ledger.jobs
     received = {dispatch.source: dispatch for dispatch in tenant.dispatches}
     restless = [*evidence.outages, *tenant.restless_spans()]
+    pauses = [span for settings, span in tenant.spans_of_settings() if settings.paused]
     found: list[int] = []
     free_ms = 0.0
     for job in sorted(tenant.jobs, key=lambda job: (job.ready_ms, job.due_ms, job.place)):
@@ -73,6 +74,9 @@ def _lateness_ms(evidence: Evidence, tenant: TenantEvidence) -> list[int]:
         if by_rate_ms > OWN_RATE_MS_MAX or ready_ms < reading_since_ms:
             continue
         if any(span.holds(ready_ms) for span in restless):
+            continue
+        # One that was due the moment before a pause may have been caught by it.
+        if any(span.meets(Span(ready_ms, dispatch.at_ms)) for span in pauses):
             continue
         found.append(max(0, dispatch.received_ms - int(may_leave_ms)))
     return found

@@ -53,7 +53,9 @@ def check_nominal(evidence: Evidence) -> Verdict:
     for tenant in evidence.tenants.values():
         times_ms = tenant.times_ms
         backlog = without(tenant.backlog_spans, [*evidence.outages, *tenant.restless_spans()])
-        for span in backlog:
+        for whole in backlog:
+            # Coming under way is a matter of lateness.
+            span = Span(whole.start_ms + SETTLE_MS, whole.end_ms)
             rate = tenant.settings_at(span.start_ms).rate
             if rate is None or span.length_ms < max(BACKLOG_MS_MIN, 5 * rate[1] / rate[0]):
                 continue

@@ -1,6 +1,7 @@
 """Plays the demo: starts everything, follows the scenario, lets the checker judge, cleans up."""
 
 import math
+import os
 import random
 import tempfile
 import time
@@ -43,6 +44,8 @@ DOWN_SECONDS: Final = 1.0
 LAST_DUE_SECONDS: Final = 3.5
 """After the end of traffic, until its last jobs are due and have left."""
 DRAIN_SECONDS_MAX: Final = 20.0
+LOAD_PER_CORE_MAX: Final = 1.75
+"""What the demo needs by itself is less."""
 QUIET_SECONDS: Final = 1.5
 """How long is waited in the end for what must not come any more, such as a second dispatch."""
 
@@ -95,6 +98,7 @@ class _Demo:
         self._client = Client(self._servers, self._names.app_id, {"log_level": 0})
         self._notes = {tenant.name: tenant.note for tenant in TENANTS}
         self._stage = ""
+        self._start_ms = 0
         self._kills_ms: list[int] = []
         self._restart_at = math.inf
         self._recovering = False
@@ -116,7 +120,8 @@ class _Demo:
             self._reader.stop()
             self._client.close()
         verdicts = judge(self._reader.ledger, Facts(end_ms, self._kills_ms))
-        self._screen.print_verdicts(verdicts)
+        self._screen.print_verdicts(verdicts, self._start_ms)
+        self._say_load()
         return Outcome(verdicts, len(self._reader.ledger.dispatches))
 
     # --- the acts --------------------------------------------------------------------------
@@ -146,6 +151,7 @@ class _Demo:
         begin = time.monotonic()
         steps = list(STEPS)
         self._stage = "traffic"
+        self._start_ms = _now_ms()
         self._traffic.start()
         while (passed := time.monotonic() - begin) < self._seconds:
             while steps and steps[0].at_share * self._seconds <= passed:
@@ -211,6 +217,17 @@ class _Demo:
             )
         if not self._kafka.running():
             raise DemoError(f"Kafka ended by itself; the end of its log:\n{self._kafka.log_tail()}")
+
+    def _say_load(self) -> None:
+        """A machine that is busy with other things explains what is late, and excuses nothing."""
+        cores = os.cpu_count() or 1
+        load = os.getloadavg()[0]
+        if load > LOAD_PER_CORE_MAX * cores:
+            self._screen.say(
+                f"note: the load of this machine was {load:.0f} on {cores} cores; other programs "
+                "took time from the scheduler, so lateness and rates used say little",
+                "yellow",
+            )
 
     # --- looking ---------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ class TenantPlan:
     rate: str
     jobs_per_second: float
     note: str = ""
+    """At most 14 characters, so that the table fits 80 columns."""
     burst: int = 1
     backlog: int = 0
     """Jobs that are due at once when traffic begins."""
@@ -50,11 +51,11 @@ SET_RATE: Final = "set rate"
 INVALID: Final = "invalid settings"
 
 TENANTS: Final[Sequence[TenantPlan]] = (
-    TenantPlan("acme", "1/2s", 0.2, "one job every two seconds"),
+    TenantPlan("acme", "1/2s", 0.2, "slow"),
     TenantPlan("birch", "1/2s", 0, "backlog", backlog=80),
-    TenantPlan("cedar", "5/s", 2, "a broken setting"),
+    TenantPlan("cedar", "5/s", 2, "broken setting"),
     TenantPlan("dune", "5/s", 0, "backlog", backlog=500),
-    TenantPlan("ember", "10/s", 150, "15 times its rate"),
+    TenantPlan("ember", "10/s", 150, "15x its rate"),
     TenantPlan("fjord", "10/s", 5, "cancels", habit=Habit.CANCELS),
     TenantPlan("grove", "10/s", 2, "burst 20", burst=20, together=10),
     TenantPlan("harbor", "40/s", 20),
@@ -68,7 +69,7 @@ TENANTS: Final[Sequence[TenantPlan]] = (
     TenantPlan("pine", "1500/s", 600, "3,000 at once", backlog=3_000),
     TenantPlan("quartz", "unlimited", 200),
     TenantPlan("reef", "unlimited", 60, "60 at a time", together=60),
-    TenantPlan("sage", "200/s", 40, "paused at the kill"),
+    TenantPlan("sage", "200/s", 40, "paused at kill"),
     TenantPlan("tundra", "unlimited", 20),
 )
 

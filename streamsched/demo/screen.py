@@ -1,5 +1,6 @@
 """What the demo shows: a live table on a terminal, plain tables now and then elsewhere."""
 
+import re
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,6 +17,16 @@ from streamsched.demo.verdict import Verdict
 
 PLAIN_EVERY_SECONDS: Final = 5.0
 PLAIN_COLUMNS: Final = 100
+
+_FIGURES: Final = {
+    "RATE": 9,
+    "SEEN/s": 6,
+    "PENDING": 7,
+    "THROTTLED": 9,
+    "P50": 7,
+    "P99": 7,
+}
+_EPOCH_MS: Final = re.compile(r"\b[0-9]{13}\b")
 
 
 class Screen:
@@ -69,10 +80,10 @@ class Screen:
         self.console.print(Text(status, "bold"))
         self._print(tenant_table(rows))
 
-    def print_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Print a line for each promise, and examples of what broke it."""
+    def print_verdicts(self, verdicts: Sequence[Verdict], start_ms: int) -> None:
+        """Print a line for each promise, and examples of what broke it, with times of traffic."""
         self.console.print()
-        self._print(verdict_table(verdicts))
+        self._print(verdict_table(verdicts, start_ms))
 
     def _print(self, what: RenderableType) -> None:
         if self.console.is_terminal:
@@ -88,11 +99,11 @@ class Screen:
 def tenant_table(rows: Sequence[TenantRow]) -> Table:
     """The tenants, one a line, within 80 columns and 24 lines with its title."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("TENANT", no_wrap=True)
-    table.add_column("RATE", justify="right", no_wrap=True)
-    for name in ("SEEN/s", "PENDING", "THROTTLED", "P50", "P99"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, style="dim")
+    table.add_column("TENANT", no_wrap=True, min_width=7)
+    # Columns keep their widths while the figures change, or the eye would lose its place.
+    for name, width in _FIGURES.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("", no_wrap=True, style="dim", max_width=14)
     for row in [*rows, total_row(rows)]:
         style = "bold" if row.tenant == "all" else ""
         throttled = Text(_count(row.throttled), "yellow" if row.throttled > 1 else "")
@@ -110,8 +121,15 @@ def tenant_table(rows: Sequence[TenantRow]) -> Table:
     return table
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """The promises, what was looked at, and whether they were kept."""
+def verdict_table(verdicts: Sequence[Verdict], start_ms: int) -> Table:
+    """The promises, what was looked at, and whether they were kept.
+
+    Moments are told in seconds from `start_ms` on.
+    """
+
+    def since_start(match: re.Match[str]) -> str:
+        return f"{(int(match[0]) - start_ms) / 1_000:+.3f} s"
+
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("PROMISE", no_wrap=True)
     table.add_column("CHECKED", overflow="fold")
@@ -120,7 +138,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         word = Text("ok", "green") if verdict.kept else Text("BROKEN", "bold red")
         table.add_row(verdict.promise, Text(verdict.checked), word)
         for example in verdict.examples:
-            table.add_row("", Padding(Text(example, "red"), (0, 0, 0, 2)), "")
+            table.add_row(
+                "", Padding(Text(_EPOCH_MS.sub(since_start, example), "red"), (0, 0, 0, 2)), ""
+            )
     return table
 
 

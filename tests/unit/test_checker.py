@@ -330,6 +330,14 @@ def test_the_window_bound_is_exact(topics: Topics, extra: int, *, broken: bool) 
     assert topics.is_broken("rate") == broken
 
 
+def test_a_window_does_not_hold_its_end(topics: Topics) -> None:
+    """A job exactly one period after the first of a full window belongs to the next one."""
+    topics.settings(0, rate="10/s")
+    for number in range(14):
+        topics.dispatch(topics.job(f"j{number}", 5_000), 5_000 if number < 13 else 6_000)
+    assert topics.verdict("rate").kept
+
+
 def test_a_rate_that_is_a_little_too_fast_is_seen(topics: Topics) -> None:
     """11/s at 10/s breaks no single second, but a longer window."""
     topics.settings(0, rate="10/s")
@@ -460,6 +468,15 @@ def test_lateness_by_the_own_rate_is_no_lateness(topics: Topics) -> None:
     """Ten seconds late because of 1/s, beside one that is in time."""
     topics.settings(0, rate="1/s")
     topics.paced(5_000, 10, 1_000, waiting_since=5_000)
+    assert topics.verdict("lateness").kept
+
+
+def test_a_job_that_a_pause_catches_is_not_late(topics: Topics) -> None:
+    """Due a few ms before the pause, it leaves when the tenant is resumed."""
+    topics.dispatch(topics.job("in time", 1_000), 1_003)
+    topics.settings(10_000, paused=True)
+    topics.settings(20_000, paused=False)
+    topics.dispatch(topics.job("caught", 9_998), 20_005)
     assert topics.verdict("lateness").kept
 
 
