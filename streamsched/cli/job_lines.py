@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from streamsched.client import Client, DeliveryError, DeliveryErrors, Job
 from streamsched.core.rejection import Reason, Rejection
-from streamsched.core.wire import Cancel, Schedule, decode
+from streamsched.core.commands import Cancel, Schedule
+from streamsched.core.wire import decode
 
 FAULTS_MAX: Final = 1_000
 """Refused lines after which no more are read: the input is likely something else."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streamsched.core.store import Write
-from streamsched.core.wire import IngressRecord
+from streamsched.core.commands import IngressRecord
 
 
 class Chunk(NamedTuple):

@@ -1,6 +1,7 @@
 """The first part of a cycle: ingress records become pending jobs, cancels, moves or rejections."""
 
 from streamsched.core import outbox, state
+from streamsched.core.commands import Cancel, Command, IngressRecord, Schedule
 from streamsched.core.cycle import Chunk
 from streamsched.core.draft import Draft, PartitionState
 from streamsched.core.placement import partition_for
@@ -8,7 +9,7 @@ from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.state import JobRow
 from streamsched.core.store import JOBS
 from streamsched.core.tenants import Tenant
-from streamsched.core.wire import Cancel, Command, IngressRecord, Schedule, decode
+from streamsched.core.wire import decode
 
 PLACEMENT_CACHE_MAX = 100_000
 """Tenants whose partition is remembered; the cache is emptied when it is full."""
@@ -20,47 +21,51 @@ class Ingest:
     def __init__(self, base: PartitionState) -> None:
         """Work on `base`."""
         self._base = base
-        self._placement: dict[str, int] = {}
+        self._placement: dict[str, tuple[int, bytes]] = {}
+        """Owner of each tenant, and what its job keys begin with."""
 
     def run(self, draft: Draft, chunk: Chunk) -> None:
         """Decode every record, look all jobs up at once, then apply them in their order."""
-        commands = self._decode(draft, chunk)
-        keys = [key for _, _, key in commands]
-        found = self._base.store.get_many(JOBS, keys) if keys else []
-        draft.rows.update(zip(keys, found, strict=True))
-        for record, command, key in commands:
+        commands, keys = self._decode(draft, chunk)
+        if not keys:
+            return
+        draft.rows.update(zip(keys, self._base.store.get_many(JOBS, keys), strict=True))
+        accepted = 0
+        for (offset, command), key in zip(commands, keys, strict=True):
             if isinstance(command, Schedule):
-                self._schedule(draft, record, command, key)
+                self._schedule(draft, offset, command, key)
+                accepted += 1
             else:
                 self._cancel(draft, command, key)
+        draft.cycle.counts["accepted"] += accepted
 
-    def _decode(self, draft: Draft, chunk: Chunk) -> list[tuple[IngressRecord, Command, bytes]]:
-        """The commands that this partition owns, each with its job key."""
+    def _decode(self, draft: Draft, chunk: Chunk) -> tuple[list[tuple[int, Command]], list[bytes]]:
+        """The commands that this partition owns, each with its offset; and their job keys."""
         now_ms = draft.now_ms
         mine = self._base.partition
         placement = self._placement
-        commands: list[tuple[IngressRecord, Command, bytes]] = []
+        commands: list[tuple[int, Command]] = []
+        keys: list[bytes] = []
         for record in chunk.records:
             command = decode(record, now_ms)
             if isinstance(command, Rejection):
                 self._reject(draft, record, command)
                 continue
-            tenant = command.tenant
-            owner = placement.get(tenant)
-            if owner is None:
-                owner = self._place(tenant)
+            owner, prefix = placement.get(command.tenant) or self._place(command.tenant)
             if owner != mine:
                 self._move(draft, record, command, owner)
                 continue
-            commands.append((record, command, state.job_key(tenant.encode(), command.job_id)))
-        return commands
+            commands.append((record.offset, command))
+            keys.append(prefix + command.job_id)
+        return commands, keys
 
-    def _place(self, tenant: str) -> int:
+    def _place(self, tenant: str) -> tuple[int, bytes]:
         if len(self._placement) >= PLACEMENT_CACHE_MAX:
             self._placement.clear()
-        owner = partition_for(tenant.encode(), self._base.partitions)
-        self._placement[tenant] = owner
-        return owner
+        raw = tenant.encode()
+        place = (partition_for(raw, self._base.partitions), state.job_key(raw, b""))
+        self._placement[tenant] = place
+        return place
 
     def _reject(self, draft: Draft, record: IngressRecord, rejection: Rejection) -> None:
         base = self._base
@@ -103,18 +108,17 @@ class Ingest:
             outbox.moved(base.names, record, command, owner, base.partitions, source)
         )
 
-    def _schedule(self, draft: Draft, record: IngressRecord, command: Schedule, key: bytes) -> None:
+    def _schedule(self, draft: Draft, sequence: int, command: Schedule, key: bytes) -> None:
         base = self._base
         now_ms = draft.now_ms
         tenant = base.tenants.get(command.tenant) or base.tenant(command.tenant)
-        sequence = record.offset
-        if command.moved is None:
+        moved = command.moved
+        if moved is None:
             source_partition, source_offset = base.partition, sequence
         else:
-            _, source_partition, source_offset = command.moved
+            source_partition, source_offset = moved.source_partition, moved.source_offset
         if not tenant.seen and base.view.complete:
             draft.see(tenant)
-        draft.cycle.counts["accepted"] += 1
         old = draft.rows[key]
         if old is not None:
             self._replace(draft, tenant, command.job_id, old)

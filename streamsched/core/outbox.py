@@ -6,11 +6,12 @@ from typing import Any
 import orjson
 
 from streamsched.core import headers as h
+from streamsched.core.commands import OP_CANCEL, Cancel, Command, IngressRecord
 from streamsched.core.cycle import OutRecord
 from streamsched.core.names import TopicNames
 from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.state import JobRow
-from streamsched.core.wire import OP_CANCEL, Cancel, Command, IngressRecord, record_bytes
+from streamsched.core.wire import record_bytes
 
 
 def source_of(partition: int, offset: int) -> str:

@@ -172,11 +172,12 @@ class PartitionProducer:
                 headers=headers,  # type: ignore[arg-type]  # its lists are invariant
                 on_delivery=on_delivery,
             )
-        changelog, partition = self._changelog, self._partition
         *rest, last = cycle.changelog
-        for key, value in rest:
-            produce(changelog, value, key, partition)
-        produce(changelog, last[1], last[0], partition, on_delivery=self._on_last)
+        batch = [{"key": key, "value": value} for key, value in rest]
+        queued = self._producer.produce_batch(self._changelog, batch, partition=self._partition)
+        if queued < len(batch):
+            raise BufferError(f"only {queued} of {len(batch)} changelog records were queued")
+        produce(self._changelog, last[1], last[0], self._partition, on_delivery=self._on_last)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         topic = message.topic()

@@ -36,7 +36,8 @@ from streamsched.core.limits import DUE_AHEAD_MS_MAX, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.placement import partition_for
 from streamsched.core.settings_view import SettingsView
-from streamsched.core.wire import Cancel, Schedule, decode
+from streamsched.core.commands import Cancel, Schedule
+from streamsched.core.wire import decode
 
 NAMES = TopicNames("app")
 NOW_MS = 1_800_000_000_000

@@ -21,7 +21,8 @@ from streamsched.core.names import TopicNames
 from streamsched.core.rejection import Reason
 from streamsched.core.tenant_settings import decode_settings
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID
-from streamsched.core.wire import Cancel, Schedule, decode
+from streamsched.core.commands import Cancel, Schedule
+from streamsched.core.wire import decode
 from streamsched.engine.kafka_options import _EQUALS as KAFKA_OPTIONS
 from streamsched.engine.metrics import Metrics
 from streamsched.schema import SCHEMA_NAMES, load_schema

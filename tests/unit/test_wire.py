@@ -9,7 +9,8 @@ from streamsched.core import outbox
 from streamsched.core.limits import DUE_AHEAD_MS_MAX, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.rejection import Reason, Rejection
-from streamsched.core.wire import Cancel, Moved, Schedule, decode, record_bytes
+from streamsched.core.commands import Cancel, Moved, Schedule
+from streamsched.core.wire import decode, record_bytes
 from streamsched.testing import Record
 
 NOW = 1_800_000_000_000
