@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 
 from streamsched.core import state
 from streamsched.core.cycle import Chunk, Cycle
-from streamsched.core.dispatch import BrokenIndexError
+from streamsched.core.sending import BrokenIndexError
 from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
 from streamsched.core.partition import Partition
 from streamsched.core.settings_view import SettingsView
@@ -124,7 +124,12 @@ class Runner:
         return self.phase is Phase.READY and self._buffered_records < BUFFERED_RECORDS_MAX
 
     def take(self, chunk: IngressChunk) -> None:
-        """Queue a chunk for the next cycles."""
+        """Queue a chunk for the next cycles.
+
+        One that was on its way when the partition began again is of before the seek to come.
+        """
+        if self.phase is not Phase.READY:
+            return
         self._buffer.append(chunk)
         self._buffered_records += len(chunk.records)
         self._wake.set()
@@ -156,6 +161,8 @@ class Runner:
     async def _begin_again(self, error: Exception) -> None:
         """Drop everything that was open; what is committed will be read from the changelog."""
         log.warning("partition begins again", partition=self.number, error=str(error))
+        # First of all, so that nothing more is asked for or taken.
+        self.phase = Phase.FENCING
         self._release()
         if isinstance(error, ProducerLostError):
             self._shared.metrics.producers_lost.inc()
