@@ -67,12 +67,11 @@ class Outcome:
         return all(verdict.kept for verdict in self.verdicts)
 
 
-def play(traffic_seconds: float) -> Outcome:
+def play(traffic_seconds: float, screen: Screen) -> Outcome:
     """Run the demo in a temporary folder; everything is gone when it returns or raises.
 
     Raises `DemoError`, and what Kafka or the SDK raise where the machine does not play along.
     """
-    screen = Screen()
     with tempfile.TemporaryDirectory(prefix="streamsched-demo-", ignore_cleanup_errors=True) as d:
         folder = Path(d)
         screen.say("starting Kafka")

@@ -16,6 +16,7 @@ LOOK_FOR_TOPICS_SECONDS: Final = 0.5
 WAIT_SECONDS: Final = 0.05
 AT_ONCE_MAX: Final = 1_000
 END_SECONDS_MAX: Final = 30.0
+STOP_SECONDS_MAX: Final = 15.0
 
 
 class ReaderError(Exception):
@@ -49,7 +50,8 @@ class TopicReader:
         """Stop following; harmless when repeated."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            # Should Kafka be gone, what it was asked for would be waited for much longer.
+            self._thread.join(STOP_SECONDS_MAX)
 
     def read_to_end(self) -> None:
         """After `stop`: read what is left, up to the present end of every topic.

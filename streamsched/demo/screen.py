@@ -32,11 +32,11 @@ _EPOCH_MS: Final = re.compile(r"\b[0-9]{13}\b")
 class Screen:
     """Shows tables until it is closed; a context manager."""
 
-    def __init__(self) -> None:
-        """Nothing is shown yet."""
-        self.console = Console()
+    def __init__(self, *, on_stderr: bool = False) -> None:
+        """Nothing is shown yet. `on_stderr` keeps standard output free for data."""
+        self.console = Console(stderr=on_stderr)
         if not self.console.is_terminal:
-            self.console = Console(width=PLAIN_COLUMNS)
+            self.console = Console(stderr=on_stderr, width=PLAIN_COLUMNS)
         self._live: Live | None = None
         self._next_plain = 0.0
 
@@ -93,7 +93,7 @@ class Screen:
             self.console.print(what)
         # Rich fills the last column up to the widest line.
         for line in captured.get().splitlines():
-            print(line.rstrip(), flush=True)
+            print(line.rstrip(), file=self.console.file, flush=True)
 
 
 def tenant_table(rows: Sequence[TenantRow]) -> Table:

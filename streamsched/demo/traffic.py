@@ -21,6 +21,7 @@ SECOND_THOUGHTS_SECONDS: Final = 0.7
 """How long after a job its cancel or its replacement is sent."""
 LEAD_OF_CHANGED_SECONDS: Final = 3.0
 FLUSH_SECONDS_MAX: Final = 10.0
+STOP_SECONDS_MAX: Final = 15.0
 
 
 class TrafficError(Exception):
@@ -53,7 +54,8 @@ class Traffic:
         """Stop sending and wait until the broker has everything; harmless when repeated."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            # Should Kafka be gone, what it was asked for would be waited for much longer.
+            self._thread.join(STOP_SECONDS_MAX)
 
     def check(self) -> None:
         """Raise `TrafficError` where sending has failed."""
