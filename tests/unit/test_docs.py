@@ -316,6 +316,28 @@ def test_modules_are_all_explained() -> None:
     assert set(named) - {"settings.py", "schema.py"} == expected
 
 
+LAYERS = {
+    "core": {"core"},
+    "store": {"core", "store"},
+    "kafka": {"core", "kafka", "settings"},
+    "engine": {"core", "store", "kafka", "engine", "settings"},
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_the_way_that_is_told(layer: str) -> None:
+    """The four lower packages import each other as ARCHITECTURE.md says, the core nothing else."""
+    for path in (PACKAGE / layer).glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        ours = set(re.findall(r"^\s*(?:from|import) streamsched\.(\w+)", text, re.MULTILINE))
+        if path == PACKAGE / "engine" / "runners.py":
+            ours.discard("web")
+        assert ours <= LAYERS[layer], path.name
+        others = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
+        forbidden = {"asyncio", "threading", "faust", "aiokafka", "confluent_kafka", "rocksdict"}
+        assert layer != "core" or not others & forbidden, path.name
+
+
 def test_decisions_are_all_listed() -> None:
     """The list of decisions has each page under its title."""
     folder = ROOT / "docs" / "adr"
