@@ -1,15 +1,31 @@
 """Reading topics from their beginning to their end, committed or not."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from streamsched.core import headers as h
 
 SECONDS_MAX = 60.0
+
+_AT_END = {
+    KafkaError._PARTITION_EOF,
+    # Deleted since the topics were listed.
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
 
 
 def read_topics(
@@ -25,34 +41,42 @@ def read_topics(
             "isolation.level": "read_committed" if committed else "read_uncommitted",
         }
     )
-    known = consumer.list_topics(timeout=10).topics
-    wanted = [
-        TopicPartition(topic, partition, OFFSET_BEGINNING)
-        for topic in topics
-        if topic in known
-        for partition in known[topic].partitions
-    ]
-    consumer.assign(wanted)
+    ends = _ends(consumer, topics)
+    consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in ends])
     records: list[Message] = []
-    ended: set[tuple[str, int]] = set()
     deadline = time.monotonic() + seconds
-    while len(ended) < len(wanted):
+    while ends:
         if time.monotonic() > deadline:
             raise AssertionError(f"{topics} not read to their ends within {seconds:.0f} s")
         for message in consumer.consume(5_000, 0.1):
+            place = (message.topic() or "", message.partition() or 0)
             error = message.error()
             if error is None:
                 records.append(message)
-            elif error.code() in {
-                KafkaError._PARTITION_EOF,
-                # Deleted since the topics were listed.
-                KafkaError._UNKNOWN_TOPIC,
-                KafkaError._UNKNOWN_PARTITION,
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-            }:
-                ended.add((message.topic() or "", message.partition() or 0))
+            elif error.code() in _AT_END:
+                ends.pop(place, None)
+        # A topic that is being written to may never show an end of its own.
+        for position in consumer.position([TopicPartition(*place) for place in ends]):
+            place = (position.topic, position.partition)
+            if position.offset >= ends[place]:
+                del ends[place]
     consumer.close()
     return records
+
+
+def _ends(consumer: Consumer, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """The end of each partition that holds anything."""
+    known = consumer.list_topics(timeout=10).topics
+    ends = {}
+    for topic in topics:
+        for partition in known[topic].partitions if topic in known else ():
+            # A topic that was made this moment has no leader, one deleted this moment no end.
+            with contextlib.suppress(KafkaException):
+                place = TopicPartition(topic, partition)
+                low, high = consumer.get_watermark_offsets(place, timeout=10)
+                if high > low:
+                    ends[topic, partition] = high
+    return ends
 
 
 def await_records(

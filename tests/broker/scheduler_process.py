@@ -80,6 +80,10 @@ class SchedulerProcess:
             lines = r.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
+    def await_metric(self, name: str, value: float) -> None:
+        """Wait until the sum of a metric over its labels is `value`."""
+        await_condition(f"{name} is {value}", lambda: self.metric(name) == value, 30, self.log)
+
     def page(self, path: str) -> dict[str, Any]:
         """The JSON of one of its pages, whatever the status."""
         url = f"http://127.0.0.1:{self.port}{path}"
@@ -136,7 +140,11 @@ class SchedulerProcess:
 
     def log(self) -> str:
         """The end of its log."""
-        return self._log.read_text(errors="replace")[-6_000:]
+        return self.whole_log()[-6_000:]
+
+    def whole_log(self) -> str:
+        """All that it wrote, over all its starts."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
 @contextlib.contextmanager
