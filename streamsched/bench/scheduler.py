@@ -15,7 +15,7 @@ from streamsched.kafka.broker_node import HOST, free_port
 
 READY_SECONDS_MAX: Final = 60.0
 ANSWER_SECONDS_MAX: Final = 10.0
-SAMPLE_SECONDS: Final = 0.05
+SAMPLE_SECONDS: Final = 0.1
 JOBS_PER_SECOND_MIN: Final = 1_000
 """Slower than this, something hangs rather than works."""
 
