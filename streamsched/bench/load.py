@@ -19,7 +19,7 @@ MODE: Final = "envelope"
 FLUSH_SECONDS_MAX: Final = 120.0
 
 LIBRDKAFKA_LOG_LEVEL: Final = 2
-"""Nothing but the critical: what a fresh broker makes librdkafka try twice is no news to anybody."""
+"""Only what is critical: what a fresh broker makes librdkafka try twice is no news."""
 
 _POLL_EVERY: Final = 10_000
 _PADDING: Final = b"x" * JOB_BYTES
