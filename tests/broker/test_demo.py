@@ -89,7 +89,9 @@ def test_the_demo_judges_every_promise_and_leaves_nothing_behind(folder: Path) -
 def test_ctrl_c_ends_the_demo_and_leaves_nothing_behind(folder: Path) -> None:
     """In the middle of traffic."""
     with demo(folder) as process:
-        await_condition("traffic", lambda: f"of {SECONDS} s" in told(folder), 90)
+        await_condition(
+            "traffic", lambda: f"of {SECONDS} s" in told(folder) or process.poll() is not None, 90
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert "Traceback" not in told(folder)
