@@ -25,15 +25,29 @@ class IngressRecord(Protocol):
     """What the core reads of a Kafka record; `timestamp` in ms, -1 or None where there is none."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Its place in the ingress partition."""
+        ...
+
     @property
-    def timestamp(self) -> int | None: ...
+    def timestamp(self) -> int | None:
+        """Milliseconds since the epoch."""
+        ...
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """By convention the tenant."""
+        ...
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """The payload (header mode), or the envelope."""
+        ...
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """In the producer's order, repeated ones included."""
+        ...
 
 
 class Schedule(msgspec.Struct, frozen=True, gc=False):
@@ -72,6 +86,7 @@ Command = Schedule | Cancel
 
 
 def encode_id(text: str) -> bytes | Rejection:
+    """A job's id as UTF-8, or why it is none."""
     raw = text.encode()
     if not 1 <= len(raw) <= JOB_ID_BYTES_MAX:
         return Rejection(
@@ -85,6 +100,7 @@ def encode_id(text: str) -> bytes | Rejection:
 
 @lru_cache(TENANTS_REMEMBERED_MAX)
 def check_tenant(text: str) -> str | Rejection:
+    """A tenant that the record names, or why it is none."""
     if not TENANT_PATTERN.fullmatch(text.encode()):
         return Rejection(
             Reason.ILLEGAL_TENANT,
@@ -95,6 +111,7 @@ def check_tenant(text: str) -> str | Rejection:
 
 @lru_cache(TENANTS_REMEMBERED_MAX)
 def tenant_of_key(key: bytes | None) -> str | Rejection:
+    """The tenant that the record's key stands for, or why it is none."""
     if key is None:
         return Rejection(Reason.MISSING_TENANT, "no tenant, and the record has no key")
     if not TENANT_PATTERN.fullmatch(key):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streamsched.core.store import Write
 from streamsched.core.commands import IngressRecord
+from streamsched.core.store import Write
 
 
 class Chunk(NamedTuple):

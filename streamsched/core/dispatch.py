@@ -5,25 +5,20 @@ bounds per tenant and per cycle; a tenant that may not dispatch has no turn and 
 Due jobs that may not leave yet go to `ready`, from where the tenant's next turn takes them.
 """
 
-from collections.abc import Iterator
 from heapq import heappop
 
-from streamsched.core import headers as h
-from streamsched.core import limiter, outbox, state
-from streamsched.core.cycle import OutRecord
+from streamsched.core import limiter, state
 from streamsched.core.destinations import Destination, Problem
 from streamsched.core.draft import Candidate, Draft, PartitionState
 from streamsched.core.limits import (
     CYCLE_BYTES_MAX,
     EGRESS_PARTITIONS_PER_CYCLE_MAX,
     JOBS_PER_CYCLE_MAX,
-    JOBS_PER_READ_MAX,
     JOBS_PER_TENANT_PER_CYCLE_MAX,
     PASSED_OVER_MAX,
-    RECORD_OVERHEAD_BYTES_MAX,
 )
-from streamsched.core.placement import murmur2
-from streamsched.core.store import JOBS, READY
+from streamsched.core.sending import Sending
+from streamsched.core.store import READY
 from streamsched.core.sweep import Sweep
 from streamsched.core.tenants import Tenant
 
@@ -35,6 +30,7 @@ class Dispatch:
         """Work on `base`; `sweep` says up to where a tenant's due rows were read."""
         self._base = base
         self._sweep = sweep
+        self._sending = Sending(base)
 
     def unpark(self, now_ms: int) -> None:
         """Give tenants whose topic has changed another chance."""
@@ -167,7 +163,10 @@ class Dispatch:
                 return 0, limiter.next_ms(pace[0], at_ticks)
             most = min(most, allowed.jobs)
         chosen, left, from_ready, is_late = self._choose(draft, tenant, most)
-        sent = self._send(draft, tenant, destination, partitions, chosen, at_ticks)
+        sticky = self._sticky(tenant, destination)
+        sent = self._sending.run(draft, tenant, destination, sticky, partitions, chosen, at_ticks)
+        if sent.too_large:
+            self._park(tenant, destination.topic, Problem.TOO_SMALL, sent.too_large)
         left = [*chosen[sent.taken :], *left]
         self._settle(draft, tenant, chosen[: sent.taken], left, from_ready)
         if sent.jobs and pace is not None:
@@ -219,132 +218,6 @@ class Dispatch:
                 cursor.next()
         return rows
 
-    def _send(
-        self,
-        draft: Draft,
-        tenant: Tenant,
-        destination: Destination,
-        partitions: set[tuple[str, int]],
-        chosen: list[Candidate],
-        at_ticks: int,
-    ) -> "_Sent":
-        """Put the chosen jobs on the tenant's topic, in order, as far as the bounds allow."""
-        cycle = draft.cycle
-        now_ms = draft.now_ms
-        raw = tenant.raw
-        topic = destination.topic
-        sticky = self._sticky(tenant, destination)
-        room = destination.max_message_bytes - RECORD_OVERHEAD_BYTES_MAX
-        pace = tenant.effective.pace
-        tenant_header = (h.TENANT, raw)
-        moment_headers = [(h.DISPATCHED_AT, b"%d" % now_ms), (h.OCCURRENCE, b"0")]
-        sent = _Sent()
-        for candidate, key, row in self._rows(draft, raw, chosen):
-            job = state.decode_job(row)
-            job_id = candidate[2]
-            if job.expires_ms and job.expires_ms < now_ms:
-                draft.unindex_expiry(tenant, job.expires_ms, job.sequence)
-                draft.delete_job(tenant, key)
-                draft.expire(tenant, job_id, job)
-                sent.taken += 1
-                continue
-            if len(row) + len(job_id) * 2 > room:
-                self._park(
-                    tenant,
-                    topic,
-                    Problem.TOO_SMALL,
-                    f"job {job_id.decode()!r} needs about {len(row)} bytes, max.message.bytes "
-                    f"is {destination.max_message_bytes}",
-                )
-                break
-            partition = sticky
-            if job.key is not None and destination.partitions > 1:
-                partition = murmur2(job.key) % destination.partitions
-            place = (topic, partition)
-            if place not in partitions:
-                if len(partitions) >= EGRESS_PARTITIONS_PER_CYCLE_MAX:
-                    break
-                partitions.add(place)
-            cycle.records.append(
-                OutRecord(
-                    topic,
-                    partition,
-                    job_id if job.key is None else job.key,
-                    job.payload,
-                    [
-                        *job.headers,
-                        (h.ID, job_id),
-                        tenant_header,
-                        (h.DUE_AT, b"%d" % job.due_ms),
-                        *moment_headers,
-                        (h.SOURCE, b"%d-%d" % (job.source_partition, job.source_offset)),
-                    ],
-                    now_ms,
-                )
-            )
-            draft.unindex_expiry(tenant, job.expires_ms, job.sequence)
-            draft.delete_job(tenant, key)
-            draft.bytes_out += len(row)
-            eligible_ms = max(job.due_ms, job.accepted_ms, tenant.free_since_ms)
-            if pace is not None:
-                eligible_ms = max(
-                    eligible_ms,
-                    limiter.next_ms(pace[0], limiter.spend(pace[0], at_ticks, sent.jobs)),
-                )
-            self._note(draft, job, eligible_ms)
-            self._tell(draft, tenant, topic, job_id, job)
-            sent.taken += 1
-            sent.jobs += 1
-            if draft.bytes_out >= CYCLE_BYTES_MAX:
-                break
-        if sent.jobs:
-            cycle.egress_topics.add(topic)
-            cycle.counts["dispatched"] += sent.jobs
-        return sent
-
-    def _rows(
-        self, draft: Draft, raw: bytes, chosen: list[Candidate]
-    ) -> Iterator[tuple[Candidate, bytes, bytes]]:
-        """The chosen jobs with key and row, read in slices: their payloads may be large."""
-        for first in range(0, len(chosen), JOBS_PER_READ_MAX):
-            yield from self._some_rows(draft, raw, chosen[first : first + JOBS_PER_READ_MAX])
-
-    def _some_rows(
-        self, draft: Draft, raw: bytes, chosen: list[Candidate]
-    ) -> list[tuple[Candidate, bytes, bytes]]:
-        """Jobs with key and row; this cycle's own writes before the store's."""
-        keys = [state.job_key(raw, candidate[2]) for candidate in chosen]
-        known = draft.rows
-        unread = [key for key in keys if key not in known] if known else keys
-        read = dict(zip(unread, self._base.store.get_many(JOBS, unread), strict=True))
-        rows: list[tuple[Candidate, bytes, bytes]] = []
-        for candidate, key in zip(chosen, keys, strict=True):
-            row = known[key] if key in known else read[key]
-            if row is None or state.job_times(row)[1] != candidate[1]:
-                raise BrokenIndexError(
-                    f"partition {self._base.partition}: the index names job {key!r} with "
-                    f"sequence {candidate[1]}, but no such row is in the store; "
-                    "delete the local state to have it rebuilt from the changelog"
-                )
-            rows.append((candidate, key, row))
-        return rows
-
-    @staticmethod
-    def _tell(draft: Draft, tenant: Tenant, topic: str, job_id: bytes, job: state.JobRow) -> None:
-        if tenant.effective.all_events:
-            source = outbox.source_of(job.source_partition, job.source_offset)
-            draft.event(
-                "dispatched", tenant.name, job_id, due_at=job.due_ms, source=source, topic=topic
-            )
-            draft.cycle.counts["dispatched"] -= 1  # counted by the caller, with the others
-
-    def _note(self, draft: Draft, job: state.JobRow, eligible_ms: int) -> None:
-        since_ms = max(job.due_ms, job.accepted_ms)
-        late_ms = max(0, draft.now_ms - since_ms)
-        ours_ms = min(late_ms, max(0, draft.now_ms - eligible_ms))
-        draft.cycle.lateness_ms.append(ours_ms)
-        draft.cycle.throttled_ms.append(late_ms - ours_ms)
-
     def _settle(
         self,
         draft: Draft,
@@ -384,17 +257,3 @@ class Dispatch:
             tenant.ready += 1
             batch.append((READY, state.ready_key(raw, due_ms, sequence), state.ready_value(job_id)))
         draft.touched.add(tenant)
-
-
-class _Sent:
-    """How many jobs were taken off a tenant's line, and how many of them were dispatched."""
-
-    __slots__ = ("jobs", "taken")
-
-    def __init__(self) -> None:
-        self.taken = 0
-        self.jobs = 0
-
-
-class BrokenIndexError(Exception):
-    """The store contradicts itself; it can be rebuilt from the changelog."""

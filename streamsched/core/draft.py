@@ -164,10 +164,14 @@ class Draft:
 
     def delete_job(self, tenant: Tenant, key: bytes) -> None:
         """Remove a job's row from the store and, by a tombstone, from the changelog."""
-        self.rows[key] = None
-        self.cycle.batch.append((JOBS, key, None))
-        self.cycle.changelog.append((key, None))
-        tenant.pending -= 1
+        self.delete_jobs(tenant, [key])
+
+    def delete_jobs(self, tenant: Tenant, keys: list[bytes]) -> None:
+        """As `delete_job`, for many at once."""
+        self.rows.update(dict.fromkeys(keys))
+        self.cycle.batch += [(JOBS, key, None) for key in keys]
+        self.cycle.changelog += [(key, None) for key in keys]
+        tenant.pending -= len(keys)
         self.touched.add(tenant)
 
     def expire(self, tenant: Tenant, job_id: bytes, job: JobRow) -> None:

@@ -24,7 +24,10 @@ _DIGITS: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 _SOURCE: Final = re.compile(r"(\d{1,9})-(\d{1,18})", re.ASCII)
 
 
-def decode_header_mode(record: IngressRecord, now_ms: int) -> Command | Rejection:
+def decode_header_mode(  # noqa: C901 - each check returns its own rejection
+    record: IngressRecord, now_ms: int
+) -> Command | Rejection:
+    """Read a record that has headers of ours."""
     split = _split_headers(record.headers)
     if isinstance(split, Rejection):
         return split

@@ -43,7 +43,7 @@ CATCH_UP_MS: Final = 250
 # --- one cycle -----------------------------------------------------------------------------
 
 INGRESS_RECORDS_PER_CYCLE_MAX: Final = 4_000
-DUE_ROWS_PER_CYCLE_MAX: Final = 8_000
+DUE_ROWS_PER_CYCLE_MAX: Final = 4_000
 DUE_ROWS_AT_FIRST_MAX: Final = 250
 """Due rows of one tenant in one second that are taken before all others were looked at."""
 

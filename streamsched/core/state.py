@@ -7,7 +7,8 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
     jobs    tenant NUL id                                   job row, below
     due     second(5) tenant NUL ms(2) sequence(8)          version kind(1) id
     ready   tenant NUL due_ms(8) sequence(8)                version id
-    meta    0x01 'o'                                        version next_offset(8) now_ms(8) topic id
+    meta    0x01 'o'                                        version next_offset(8) now_ms(8)
+                                                            topic id
     meta    0x01 'l' tenant                                 version count(8) period_ms(8) burst(4)
                                                             at_ticks(16)
                                                             (all 0: seen, and unlimited)
@@ -15,7 +16,8 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
     meta    0x02 'c'                                        version second(5): the sweep's cursor
     meta    0x02 'n'                                        version now_ms(8)
     meta    0x02 't' tenant                                 version pending(8) ready(8) head, below
-    meta    0x02 'g'                                        version next changelog offset(8) topic id
+    meta    0x02 'g'                                        version next changelog offset(8)
+                                                            topic id
 
     job row: version due_ms(8) sequence(8) expires_ms(8) accepted_ms(8) source_offset(8)
              source_partition(4) key_length(4) headers_length(4) headers key payload
@@ -30,6 +32,8 @@ value; everything else is derived from them or local.
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from streamsched.core.rate import Rate
 
@@ -85,7 +89,7 @@ def _check(value: bytes, what: str) -> None:
 # --- jobs ----------------------------------------------------------------------------------
 
 
-class JobRow(NamedTuple):
+class JobRow(msgspec.Struct, frozen=True, gc=False):
     """A pending job."""
 
     due_ms: int

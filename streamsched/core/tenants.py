@@ -53,7 +53,7 @@ class Tenant:
         """Why nothing may leave at any rate: `paused`, `settings_invalid`, or a topic's problem."""
         self.blocked_detail = ""
         self.free_since_ms = 0
-        """When the tenant was last unblocked; what it waited before is not the scheduler's doing."""
+        """When it was last unblocked; what it waited before is not the scheduler's doing."""
         self.turn_at_ms: int | None = None
         """The moment of the tenant's valid entry in the queue of turns."""
 

@@ -20,9 +20,9 @@ from confluent_kafka import KafkaException
 
 from streamsched.core import state
 from streamsched.core.cycle import Chunk, Cycle
-from streamsched.core.sending import BrokenIndexError
 from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
 from streamsched.core.partition import Partition
+from streamsched.core.sending import BrokenIndexError
 from streamsched.core.settings_view import SettingsView
 from streamsched.core.store import META
 from streamsched.engine.cluster import Cluster
@@ -326,7 +326,7 @@ class Runner:
             cycle = await self._one_cycle(partition, now_ms, chunk)
             if cycle is None:
                 continue
-            if self._buffer or cycle.wake_at_ms <= now_ms:
+            if self._buffer or cycle.wake_at_ms <= cycle.now_ms:
                 pause = CYCLE_SECONDS_MIN - (time.monotonic() - started)
                 # A full cycle is followed at once; a small one waits for company.
                 is_full = len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamsched.core import dispatch
+from streamsched.core import dispatch, sending
 from streamsched.core.destinations import Problem
 from streamsched.core.limits import EGRESS_PARTITIONS_PER_CYCLE_MAX
 from streamsched.testing import Driver, headers_of
@@ -28,7 +28,8 @@ def test_more_tenants_than_egress_partitions() -> None:
 
 def test_keyed_jobs_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs with keys on a topic of many partitions do not exceed a cycle's partitions either."""
-    monkeypatch.setattr(dispatch, "EGRESS_PARTITIONS_PER_CYCLE_MAX", 3)
+    for module in (dispatch, sending):
+        monkeypatch.setattr(module, "EGRESS_PARTITIONS_PER_CYCLE_MAX", 3)
     driver = Driver()
     driver.set_tenant(egress_topic="shared", egress_partitions=20)
     for number in range(60):
@@ -42,7 +43,8 @@ def test_keyed_jobs_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_cycle_is_closed_at_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One tenant's large jobs leave over several cycles."""
-    monkeypatch.setattr(dispatch, "CYCLE_BYTES_MAX", 10_000)
+    for module in (dispatch, sending):
+        monkeypatch.setattr(module, "CYCLE_BYTES_MAX", 10_000)
     driver = Driver()
     for number in range(50):
         driver.submit("acme", f"{number}", payload=b"x" * 1_000)

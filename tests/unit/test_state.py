@@ -1,5 +1,6 @@
 """Byte layouts: what is written is read, keys sort as their meaning, versions are checked."""
 
+import msgspec
 import pytest
 
 from streamsched.core import state
@@ -22,7 +23,7 @@ def test_job_row(
     """A job comes back as it was, null told from empty, long header names included."""
     row = state.encode_job(1_800, 2**40, 1_900, 1_700, 77, 3, key, headers, payload)
     job = state.decode_job(row)
-    assert job._replace(headers=list(job.headers)) == state.JobRow(
+    assert msgspec.structs.replace(job, headers=list(job.headers)) == state.JobRow(
         1_800, 2**40, 1_900, 1_700, 77, 3, key, headers, payload
     )
     assert state.job_times(row) == (1_800, 2**40, 1_900)

@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import pytest
 
 from streamsched.core import headers as h
@@ -244,7 +245,7 @@ def test_moved_job_may_have_grown_by_its_marks() -> None:
     assert isinstance(command, Schedule)
     moved = outbox.moved(names, record, command, 2, 3, "1-7")
     again = decode(Record(moved.key, moved.value, moved.headers, moved.timestamp_ms, 9), NOW)
-    assert again == command._replace(moved=Moved(3, 1, 7))
+    assert again == msgspec.structs.replace(command, moved=Moved(3, 1, 7))
 
 
 def test_moved_record_reads_as_before() -> None:
@@ -260,7 +261,7 @@ def test_moved_record_reads_as_before() -> None:
         moved = outbox.moved(names, record, command, 2, 3, "1-7")
         again = decode(Record(moved.key, moved.value, moved.headers, -1, 9), NOW + 99_999)
         assert not isinstance(again, Rejection)
-        assert again._replace(moved=None) == command
+        assert msgspec.structs.replace(again, moved=None) == command
         assert again.moved == Moved(3, 1, 7)
 
 
