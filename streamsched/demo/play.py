@@ -223,8 +223,7 @@ class _Demo:
         load = os.getloadavg()[0]
         if load > LOAD_PER_CORE_MAX * cores:
             self._screen.say(
-                f"note: the load of this machine was {load:.0f} on {cores} cores; other programs "
-                "took time from the scheduler, so lateness and rates used say little",
+                f"note: load {load:.0f} on {cores} cores: other programs held the scheduler up",
                 "yellow",
             )
 
