@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -31,6 +32,8 @@ ABANDON_SECONDS: Final = 9.0
 
 REPEAT_SECONDS: Final = 5.0
 """How often one and the same trouble of aiokafka is logged."""
+
+GC_THRESHOLDS: Final = (100_000, 50, 100)
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
@@ -70,6 +73,10 @@ class SchedulerWorker(faust.Worker):
 
     def run(self) -> int:
         """Run until SIGTERM, SIGINT or a failure; return the exit status of the process."""
+        # A cycle makes thousands of short-lived tuples and no reference cycles, so most runs of
+        # the collector would look through all of them for nothing.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         try:
             return self.loop.run_until_complete(self._run())
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from streamsched.core import dispatch, headers, sweep
+from streamsched.core import dispatch, headers, sending, sweep
 from streamsched.core.rate import Rate
 from streamsched.testing import Record
 from streamsched.testing.driver import START_MS
@@ -26,6 +26,11 @@ SMALL_LIMITS: dict[Any, dict[str, int]] = {
         "JOBS_PER_TENANT_PER_CYCLE_MAX": 3,
         "EGRESS_PARTITIONS_PER_CYCLE_MAX": 2,
         "PASSED_OVER_MAX": 2,
+        "CYCLE_BYTES_MAX": 300,
+    },
+    sending: {
+        "JOBS_PER_READ_MAX": 2,
+        "EGRESS_PARTITIONS_PER_CYCLE_MAX": 2,
         "CYCLE_BYTES_MAX": 300,
     },
 }
