@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from streamsched.core.names import TopicNames
 from streamsched.kafka import admin as topics
 from streamsched.kafka.admin import PARTITIONS
-from tests.broker.reading import await_records, read_events
+from tests.broker.reading import any_record, await_records, read_events
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
 
@@ -33,7 +33,7 @@ class Installation:
         return self.committed(self.names.egress(tenant), count)
 
     def committed(
-        self, topic: str, count: int, only: Callable[[Message], bool] = lambda message: True
+        self, topic: str, count: int, only: Callable[[Message], bool] = any_record
     ) -> list[Message]:
         """All committed records of a topic that `only` picks, once there are `count`."""
         tell = self.process.log

@@ -52,8 +52,10 @@ class SchedulerProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["timeout", "-s", "KILL", str(self._life_seconds), sys.executable]
-                + ["-m", "streamsched.cli.main", "run"],
+                [
+                    *("timeout", "-s", "KILL", str(self._life_seconds)),
+                    *(sys.executable, "-m", "streamsched.cli.main", "run"),
+                ],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -69,9 +71,12 @@ class SchedulerProcess:
         """Whether `/readyz` says so."""
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"the scheduler ended by itself:\n{self.log()}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as r:
-                return bool(r.status == 200)
+        url = f"http://127.0.0.1:{self.port}/readyz"
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(url, timeout=5) as response,
+        ):
+            return bool(response.status == 200)
         return False
 
     def metric(self, name: str) -> float:

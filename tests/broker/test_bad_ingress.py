@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -105,7 +105,6 @@ def test_a_bad_record_of_each_reason_is_kept_and_the_next_one_is_served(
     assert partition_for(b"refused", shared.partitions) != PARTITION
     [tenant] = tenants_of(PARTITION, shared.partitions, 1, "served")
     sender = shared.sender
-    sent: list[Message] = []
     for number, bad in enumerate(BAD):
         sender.job(tenant, f"good-{number}", partition=PARTITION)
         sender.record(
@@ -146,7 +145,6 @@ def test_a_bad_record_of_each_reason_is_kept_and_the_next_one_is_served(
         if event["event"] == "rejected" and event["partition"] == PARTITION
     }
     assert {(int(p), b.reason.value) for p, b in zip(places, BAD, strict=True)} <= told
-    del sent
 
 
 def test_job_that_is_small_only_while_compressed_is_refused(shared: Installation) -> None:

@@ -30,7 +30,7 @@ from tests.broker.reading import job_id, lateness_ms, read_events, read_topics
 from tests.broker.sending import Sender, tenants_of
 
 PARTITIONS = 2
-TOPICS_MAX = 10
+TOPICS_MAX = 16
 PERIOD_SECONDS = 0.02
 BYSTANDERS = tenants_of(0, PARTITIONS, 1, "neighbour") + tenants_of(1, PARTITIONS, 1, "neighbour")
 """One tenant on each ingress partition, so one of them shares its cycles with the broken one."""
@@ -92,11 +92,16 @@ def flowing(it: Installation, broken: str) -> Iterator[Traffic]:
         traffic.stop()
     for tenant in BYSTANDERS:
         sent = traffic.sent[tenant]
-        mine = set(sent)
-        found = it.committed(it.names.egress(tenant), len(sent), lambda m: job_id(m) in mine)
+        found = arrived(it, tenant, sent)
         assert [job_id(message) for message in found] == sent
         print(f"{tenant}: {len(found)} jobs, longest lateness {longest(found)} ms")
     await_dispatched_once(it, broken, traffic.sent[broken])
+
+
+def arrived(it: Installation, tenant: str, ids: list[str]) -> list[Message]:
+    """The records of these jobs, once all of them are there."""
+    mine = set(ids)
+    return it.committed(it.names.egress(tenant), len(ids), lambda m: job_id(m) in mine)
 
 
 def longest(found: list[Message]) -> int:
@@ -133,8 +138,8 @@ def await_progress(it: Installation, traffic: Traffic, jobs: int = 25) -> None:
             "more was sent",
             lambda t=tenant: len(traffic.sent[t]) >= start[t] + jobs,  # type: ignore[misc]
         )
-        fresh = set(traffic.sent[tenant][start[tenant] : start[tenant] + jobs])
-        it.committed(it.names.egress(tenant), jobs, lambda m, f=fresh: job_id(m) in f)  # type: ignore[misc]
+        fresh = traffic.sent[tenant][start[tenant] : start[tenant] + jobs]
+        arrived(it, tenant, fresh)
 
 
 def unconfigured(it: Installation, tenant: str, problem: Problem, detail: str) -> None:
@@ -256,7 +261,7 @@ def test_no_more_topics_than_allowed(it: Installation, admin: AdminClient) -> No
     """Beyond `egress_topics_max` a new tenant waits; those that have a topic go on."""
     with flowing(it, "one-of-many") as traffic:
         await_progress(it, traffic)
-        fillers = []
+        fillers: list[str] = []
         while egress_topics(it, admin) < TOPICS_MAX:
             fillers.append(f"{it.names.egress_prefix}filler-{len(fillers)}")
             create_topic(admin, fillers[-1])
@@ -303,8 +308,13 @@ def test_forbidden_topic(tmp_path: Path) -> None:
             unconfigured(it, "forbidden", Problem.FORBIDDEN, "grant this scheduler Write")
             await_progress(it, traffic)
             everything = AclBindingFilter(
-                *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, None, None),
-                *(AclOperation.ANY, AclPermissionType.ANY),
+                ResourceType.TOPIC,
+                topic,
+                ResourcePatternType.LITERAL,
+                None,  # type: ignore[arg-type]  # anybody
+                None,  # type: ignore[arg-type]  # anybody
+                AclOperation.ANY,
+                AclPermissionType.ANY,
             )
             for deleted in admin.delete_acls([everything]).values():
                 deleted.result(10)

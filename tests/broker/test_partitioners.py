@@ -32,7 +32,7 @@ def is_misplaced(message: Message, partitions: int) -> bool:
 
 
 def test_jobs_on_wrong_partitions_come_out_as_told(shared: Installation) -> None:
-    """Librdkafka's default partitioner: once, on time, replaced and cancelled, first source kept."""
+    """By the default of librdkafka: once, on time, replaced, cancelled, the first source kept."""
     sender = Sender(shared.kafka, shared.names, partitioner="consistent_random")
     sent = {tenant: send_all(sender, tenant) for tenant in TENANTS}
     sender.flush()
