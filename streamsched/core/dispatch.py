@@ -20,7 +20,7 @@ from streamsched.core.limits import (
 from streamsched.core.sending import Sending
 from streamsched.core.store import READY
 from streamsched.core.sweep import Sweep
-from streamsched.core.tenants import Tenant
+from streamsched.core.tenants import SETTINGS_INVALID, Tenant
 
 
 class Dispatch:
@@ -44,6 +44,13 @@ class Dispatch:
                 tenant = base.tenants[name]
                 if isinstance(tenant.blocked, Problem):
                     self.free(tenant, now_ms)
+
+    def prepare(self, tenant: Tenant) -> None:
+        """Have the tenant's topic looked at, and made, before its first job is due."""
+        directory, effective = self._base.directory, tenant.effective
+        is_settled = self._base.view.complete and tenant.blocked != SETTINGS_INVALID
+        if is_settled and directory.lookup(effective.egress_topic) is None:
+            directory.want(effective.egress_topic, effective.egress_partitions)
 
     def free(self, tenant: Tenant, now_ms: int) -> None:
         """Lift what blocked the tenant; its waiting jobs get a turn."""
@@ -114,7 +121,7 @@ class Dispatch:
         topic = tenant.effective.egress_topic
         destination = base.directory.lookup(topic)
         if destination is None:
-            base.directory.want(topic, tenant.effective.egress_partitions)
+            self.prepare(tenant)
             self._park(tenant, topic, Problem.UNKNOWN, "not looked at yet")
             return None
         if destination.problem is not None:

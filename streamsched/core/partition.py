@@ -303,6 +303,7 @@ class Partition:
             key = state.TENANT_PREFIX + tenant.raw
             value = None
             if tenant.pending:
+                self._dispatch.prepare(tenant)
                 value = state.encode_tenant(tenant.pending, tenant.ready, tenant.head)
             draft.cycle.batch.append((META, key, value))
 

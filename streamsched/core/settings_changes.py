@@ -84,6 +84,8 @@ class SettingsChanges:
         base = self._base
         now_ms = draft.now_ms
         tenant.effective = merge(tenant.own, base.default, tenant.name, base.names)
+        if tenant.pending:
+            self._dispatch.prepare(tenant)
         pace = tenant.effective.pace
         if pace != tenant.pace:
             self._change_pace(draft, tenant, pace)
