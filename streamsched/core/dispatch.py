@@ -79,17 +79,42 @@ class Dispatch:
                 self._keep(draft, base.tenants[name], candidates)
 
     def _serve(self, draft: Draft) -> None:
-        base = self._base
-        turns = base.turns
-        now_ms = draft.now_ms
+        """Give each tenant whose turn has come its share of what one cycle can send.
+
+        Those that want little come first, and what they leave of their share goes to the others:
+        nobody waits because some have much. A tenant is served once in a cycle, since the store
+        does not show yet what the cycle took.
+        """
+        picked, later = self._pick(draft.now_ms)
+        picked.sort(key=lambda turn: self._wanted(draft, turn[0]))
         jobs_left = JOBS_PER_CYCLE_MAX
         partitions: set[tuple[str, int]] = set()
-        # Turns are given after the loop, so that each tenant has at most one in a cycle: the
-        # store does not show yet what this cycle took.
-        later: list[tuple[Tenant, int]] = []
-        passed_over = 0
-        while turns and turns[0][0] <= now_ms and jobs_left > 0:
-            if draft.bytes_out >= CYCLE_BYTES_MAX or passed_over >= PASSED_OVER_MAX:
+        for number, (tenant, at_ms, destination) in enumerate(picked):
+            share = -(-jobs_left // (len(picked) - number))
+            if share == 0 or draft.bytes_out >= CYCLE_BYTES_MAX:
+                later.append((tenant, at_ms))
+                continue
+            jobs, next_ms = self._serve_tenant(draft, tenant, destination, partitions, share)
+            jobs_left -= jobs
+            if next_ms is not None:
+                later.append((tenant, next_ms))
+        for tenant, at_ms in later:
+            self._base.give_turn(tenant, at_ms)
+
+    def _pick(
+        self, now_ms: int
+    ) -> tuple[list[tuple[Tenant, int, Destination]], list[tuple[Tenant, int]]]:
+        """Tenants whose turn has come, oldest first, as far as the egress partitions go.
+
+        Returns them with the moment of their turn, and those that were passed over.
+        """
+        base = self._base
+        turns = base.turns
+        picked: list[tuple[Tenant, int, Destination]] = []
+        passed_over: list[tuple[Tenant, int]] = []
+        places: set[tuple[str, int]] = set()
+        while turns and turns[0][0] <= now_ms and len(picked) < JOBS_PER_CYCLE_MAX:
+            if len(passed_over) >= PASSED_OVER_MAX:
                 break
             at_ms, _, name = heappop(turns)
             tenant = base.tenants[name]
@@ -101,19 +126,18 @@ class Dispatch:
             destination = self._destination(tenant)
             if destination is None:
                 continue
-            if (
-                len(partitions) >= EGRESS_PARTITIONS_PER_CYCLE_MAX
-                and (destination.topic, self._sticky(tenant, destination)) not in partitions
-            ):
-                later.append((tenant, at_ms))
-                passed_over += 1
+            place = (destination.topic, self._sticky(tenant, destination))
+            if place not in places and len(places) >= EGRESS_PARTITIONS_PER_CYCLE_MAX:
+                passed_over.append((tenant, at_ms))
                 continue
-            jobs, next_ms = self._serve_tenant(draft, tenant, destination, partitions, jobs_left)
-            jobs_left -= jobs
-            if next_ms is not None:
-                later.append((tenant, next_ms))
-        for tenant, at_ms in later:
-            base.give_turn(tenant, at_ms)
+            places.add(place)
+            picked.append((tenant, at_ms, destination))
+        return picked, passed_over
+
+    @staticmethod
+    def _wanted(draft: Draft, tenant: Tenant) -> int:
+        """How many due jobs the tenant has, as far as they were read."""
+        return tenant.ready + len(draft.candidates.get(tenant.name, ()))
 
     def _destination(self, tenant: Tenant) -> Destination | None:
         """The tenant's egress topic if it can be written to; else the tenant is parked."""

@@ -21,10 +21,11 @@ class Rate:
 
     def __str__(self) -> str:
         """The rate as a settings record spells it."""
-        for unit in ("d", "h", "m", "s"):
-            if self.period_ms == UNIT_MS[unit]:
-                return f"{self.count}/{unit}"
-        return f"{self.count}/{self.period_ms}ms"
+        for unit in ("d", "h", "m", "s", "ms"):
+            number, rest = divmod(self.period_ms, UNIT_MS[unit])
+            if number and not rest:
+                break
+        return f"{self.count}/{'' if number == 1 else number}{unit}"
 
 
 def parse_rate(text: str) -> Rate | None:

@@ -196,3 +196,20 @@ def test_dispatched_at_is_the_time_of_the_cycle() -> None:
     at = b"%d" % record.timestamp_ms
     assert headers_of(record)["streamsched-dispatched-at"] == at
     assert record.timestamp_ms == driver.now_ms - 9
+
+
+def test_a_tenant_with_little_does_not_wait_for_many_with_much() -> None:
+    """A job that falls due beside sixteen heavy backlogs leaves in the first cycle that sees it."""
+    driver = Driver()
+    heavy = [f"heavy-{number}" for number in range(16)]
+    for tenant in [*heavy, "light"]:
+        driver.submit(tenant, "first")
+    driver.advance(10)
+    for tenant in heavy:
+        for number in range(1_000):
+            driver.submit(tenant, f"{number}")
+    driver.submit("light", "second", due_at_ms=driver.now_ms + 5)
+    driver.run_once(records_max=20_000)
+    driver.now_ms += 5
+    cycle = driver.run_once()
+    assert driver.names.egress("light") in cycle.egress_topics
