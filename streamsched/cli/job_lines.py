@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from streamsched.client import Client, DeliveryError, DeliveryErrors, Job
-from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.commands import Cancel, Schedule
+from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.wire import decode
 
 FAULTS_MAX: Final = 1_000

@@ -41,8 +41,10 @@ BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
 """Ingress records of a partition that wait in memory; above it nothing more is fetched."""
 
 BUFFERED_BYTES_MAX: Final = 32 * 1024 * 1024
-CYCLE_SECONDS_MIN: Final = 0.010
-"""Cycles of a partition with little to do begin at least this far apart: each costs a commit."""
+CYCLE_SECONDS_MIN: Final = 0.040
+"""Cycles of a partition with little to do begin at least this far apart. Each costs the broker a
+transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at p99 for their
+acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamsched.core import headers as h
-from streamsched.core.rejection import Rejection
 from streamsched.core.commands import Cancel, Schedule
+from streamsched.core.rejection import Rejection
 from streamsched.core.wire import decode
 from streamsched.testing import Driver, Record
 from streamsched.testing.driver import START_MS

@@ -32,11 +32,11 @@ from streamsched.client.tenants import (
     tenants_of,
 )
 from streamsched.core import headers as h
+from streamsched.core.commands import Cancel, Schedule
 from streamsched.core.limits import DUE_AHEAD_MS_MAX, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.placement import partition_for
 from streamsched.core.settings_view import SettingsView
-from streamsched.core.commands import Cancel, Schedule
 from streamsched.core.wire import decode
 
 NAMES = TopicNames("app")

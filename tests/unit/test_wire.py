@@ -7,10 +7,10 @@ import pytest
 
 from streamsched.core import headers as h
 from streamsched.core import outbox
+from streamsched.core.commands import Cancel, Moved, Schedule
 from streamsched.core.limits import DUE_AHEAD_MS_MAX, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.rejection import Reason, Rejection
-from streamsched.core.commands import Cancel, Moved, Schedule
 from streamsched.core.wire import decode, record_bytes
 from streamsched.testing import Record
 
