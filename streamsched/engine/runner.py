@@ -6,7 +6,6 @@ at the fence; whatever was committed is in the changelog.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,29 +23,33 @@ from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_
 from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
 from streamsched.core.settings_view import SettingsView
-from streamsched.core.store import META
 from streamsched.engine.cluster import Cluster
+from streamsched.engine.ingress_buffer import IngressBuffer
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, PartitionLostError
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
 from streamsched.engine.reader import StartError
 from streamsched.engine.replaying import ReplayError, replay_changelog
+from streamsched.engine.state_checks import (
+    reason_to_rebuild,
+    refuse_foreign_ingress,
+    refuse_lost_state,
+    truncated_ingress,
+)
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreCorrupt, StoreError, StoreLocked
 from streamsched.store.rocks import RocksStore
 
-BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
-"""Ingress records of a partition that wait in memory; above it nothing more is fetched."""
-
-BUFFERED_BYTES_MAX: Final = 32 * 1024 * 1024
 CYCLE_SECONDS_MIN: Final = 0.040
 """Cycles of a partition with little to do begin at least this far apart. Each costs the broker a
 transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at p99 for their
 acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
+END_LOOKS_MAX: Final = 20
+"""How often the end of an ingress partition is looked at again that is behind the state."""
 
 log = structlog.get_logger()
 
@@ -91,8 +94,7 @@ class Runner:
         self._shared = shared
         self._generation = generation
         self._wake = asyncio.Event()
-        self._buffer: deque[IngressChunk] = deque()
-        self._buffered_records = 0
+        self._buffer = IngressBuffer()
         self._stopping = False
         self._store: RocksStore | None = None
         self._producer: PartitionProducer | None = None
@@ -123,7 +125,7 @@ class Runner:
 
     def has_room(self) -> bool:
         """Whether another chunk is wanted."""
-        return self.phase is Phase.READY and self._buffered_records < BUFFERED_RECORDS_MAX
+        return self.phase is Phase.READY and self._buffer.has_room
 
     def take(self, chunk: IngressChunk) -> None:
         """Queue a chunk for the next cycles.
@@ -132,8 +134,7 @@ class Runner:
         """
         if self.phase is not Phase.READY:
             return
-        self._buffer.append(chunk)
-        self._buffered_records += len(chunk.records)
+        self._buffer.put(chunk)
         self._wake.set()
 
     # --- life ------------------------------------------------------------------------------
@@ -176,7 +177,6 @@ class Runner:
         """Close what was opened; buffered records are read again by whoever comes next."""
         self.partition = None
         self._buffer.clear()
-        self._buffered_records = 0
         if self._producer is not None:
             self._producer.close()
             self._producer = None
@@ -227,7 +227,7 @@ class Runner:
         path = self._path()
         store = await self._open_store(path)
         for _ in range(2):
-            fault = _unusable(store, shared.cluster, shared.clock_ms())
+            fault = reason_to_rebuild(store, shared.cluster, shared.clock_ms())
             if fault:
                 log.warning("local state is rebuilt", partition=self.number, reason=fault)
                 store.close()
@@ -284,35 +284,25 @@ class Runner:
     async def _seek(self, partition: Partition) -> None:
         """Start reading where the state ends. Raises `StartError` where that is impossible."""
         shared = self._shared
-        ingress, number = shared.ingress, self.number
-        topic = shared.settings.names.jobs
+        settings, ingress, number = shared.settings, shared.ingress, self.number
         position = partition.position
         end = await ingress.end_offset(number)
         if position is None:
             committed = await shared.threads.reading(shared.threads.committed_offset, number)
-            if committed is not None:
-                raise StartError(
-                    f"the group has read {topic}-{number} up to {committed}, but the changelog "
-                    f"{shared.settings.names.changelog} has no state of it: jobs accepted before "
-                    "are lost. Restore the changelog, or delete the consumer group "
-                    f"{shared.settings.app_id!r} to begin anew"
-                )
+            refuse_lost_state(settings, number, committed)
             partition.start_at(await ingress.seek(number, None, generation=self._generation))
         else:
             first = await ingress.beginning_offset(number)
-            if position.topic_id != shared.cluster.jobs_topic_id:
-                raise StartError(
-                    f"topic {topic} was deleted and made anew since partition {number} was read "
-                    "up to an offset of the old one. To begin anew, delete the topic "
-                    f"{shared.settings.names.changelog}, apply the topics again, and remove "
-                    f"{self._path()}"
-                )
-            if not first <= position.next_offset <= max(end, position.next_offset):
-                raise StartError(
-                    f"{topic}-{number} begins at offset {first}, but the state goes on at "
-                    f"{position.next_offset}: records were deleted before they were read. Raise "
-                    "the topic's retention"
-                )
+            topic_id = shared.cluster.jobs_topic_id
+            refuse_foreign_ingress(settings, number, position, first, topic_id, self._path())
+            for _ in range(END_LOOKS_MAX):
+                fault = truncated_ingress(settings, number, position, end)
+                if not fault:
+                    break
+                await asyncio.sleep(RETRY_SECONDS)
+                end = await ingress.end_offset(number)
+            else:
+                raise StartError(fault)
             await ingress.seek(number, position.next_offset, generation=self._generation)
         partition.hold_dispatch_until(end, shared.clock_ms())
 
@@ -395,31 +385,11 @@ class Runner:
         await self._sleep(RETRY_SECONDS)
 
     def _next_chunk(self) -> Chunk | None:
-        """The records for one cycle off the buffer: chunks are joined and split to its bound."""
-        if not self._buffer:
-            return None
-        first = self._buffer[0].start
-        end = first
-        records: list[object] = []
-        room = INGRESS_RECORDS_PER_CYCLE_MAX
-        while self._buffer and room > 0:
-            chunk = self._buffer.popleft()
-            taken = chunk.records[:room]
-            records.extend(taken)
-            room -= len(taken)
-            if len(taken) == len(chunk.records):
-                end = chunk.end
-                continue
-            end = chunk.records[len(taken)].offset
-            self._buffer.appendleft(
-                IngressChunk(
-                    chunk.partition, chunk.generation, end, chunk.end, chunk.records[len(taken) :]
-                )
-            )
-        self._buffered_records -= len(records)
-        if self.has_room():
+        """The records for one cycle; what makes room for more says so."""
+        chunk = self._buffer.take()
+        if chunk is not None and self.has_room():
             self._shared.ingress.wake()
-        return Chunk(first, end, records)  # type: ignore[arg-type]
+        return chunk
 
     def _read_clock(self, partition: Partition) -> int:
         """The wall clock; a step back is tolerated, but said, and turns readiness off."""
@@ -445,27 +415,3 @@ class Runner:
                 await self._wake.wait()
         except TimeoutError:
             pass
-
-
-def _unusable(store: RocksStore, cluster: Cluster, now_ms: int) -> str:
-    """Why local state cannot be gone on from; empty if it can.
-
-    Raises `StartError` if the changelog it was built from is not the one there is now.
-    """
-    value = store.get(META, state.CHANGELOG_KEY)
-    if value is None:
-        return ""
-    _, topic_id = state.decode_changelog_offset(value)
-    if topic_id != cluster.changelog_topic_id:
-        raise StartError(
-            f"local state {store.path} was built from another changelog topic than the one there "
-            "is now: that topic was deleted and made anew. Remove the folder to accept the loss "
-            "of what the old topic held"
-        )
-    value = store.get(META, state.POSITION_KEY)
-    if value is None:
-        return ""
-    age_ms = now_ms - state.decode_position(value).now_ms
-    if age_ms > cluster.changelog_delete_retention_ms // 2:
-        return f"it is {age_ms // 1000} s old, so it may have missed tombstones"
-    return ""
