@@ -8,7 +8,7 @@ from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.load import Load, produce, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters
-from streamsched.bench.scheduler import ACCEPTED, Scheduler
+from streamsched.bench.scheduler import ACCEPTED, BLOCK_CACHE, Scheduler
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 from streamsched.store.rocks_options import CACHE_BYTES
@@ -67,7 +67,9 @@ def bench_memory(tenants: int, partitions: int) -> list[BenchResult]:
                         jobs=pending,
                         tenants=tenants,
                         scheduler_rss_mb=scheduler.rss_mb(),
-                        parameters=job_parameters(partitions) | _memory_parameters(),
+                        parameters=job_parameters(partitions)
+                        | _memory_parameters()
+                        | {"block_cache_mb": scheduler.counter(BLOCK_CACHE) // _MIB},
                         machine=machine(),
                     )
                 )

@@ -23,6 +23,7 @@ ACCEPTED: Final = "streamsched_jobs_accepted_total"
 DISPATCHED: Final = "streamsched_jobs_dispatched_total"
 REJECTED: Final = "streamsched_jobs_rejected_total"
 ABORTED: Final = "streamsched_transactions_aborted_total"
+BLOCK_CACHE: Final = "streamsched_block_cache_bytes"
 
 
 @dataclass(frozen=True, slots=True)

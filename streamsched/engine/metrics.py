@@ -125,6 +125,11 @@ class Metrics:
             ["partition"],
             registry=r,
         )
+        self.block_cache_bytes = Gauge(
+            "streamsched_block_cache_bytes",
+            "Memory of the block cache that all stores of the process share.",
+            registry=r,
+        )
         self.partitions_ready = Gauge(
             "streamsched_partitions_ready", "Partitions recovered and ticking.", registry=r
         )

@@ -18,6 +18,7 @@ from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
+from streamsched.store.rocks_options import process_cache
 from streamsched.web.server import WebServer
 
 STOP_SECONDS: Final = 1.7
@@ -160,6 +161,7 @@ class PartitionRunners:
                     self.metrics.ready.labels(str(number)).set(sum(t.ready for t in tenants))
             self.metrics.partitions_ready.set(ready)
             self.metrics.settings_invalid.set(self.view.invalid_records)
+            self.metrics.block_cache_bytes.set(process_cache().get_usage())
             await asyncio.sleep(GAUGES_SECONDS)
 
 
