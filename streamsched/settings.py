@@ -96,6 +96,11 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(
+                f"{where} (in {SETTINGS_FILE}) is no setting of streamsched; known ones: "
+                f"{', '.join(sorted(Settings.model_fields))}"
+            ) from error
         raise SettingsError(f"setting {where}: {first['msg']}") from error
     except ValueError as error:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error

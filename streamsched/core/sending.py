@@ -58,9 +58,11 @@ class Sending:
         now_ms = draft.now_ms
         topic = destination.topic
         room = destination.max_message_bytes - RECORD_OVERHEAD_BYTES_MAX
-        tenant_header = (h.TENANT, tenant.raw)
-        now_header = (h.DISPATCHED_AT, b"%d" % now_ms)
-        first_header = (h.OCCURRENCE, b"0")
+        constant = (
+            (h.TENANT, tenant.raw),
+            (h.DISPATCHED_AT, b"%d" % now_ms),
+            (h.OCCURRENCE, b"0"),
+        )
         records = draft.cycle.records
         gone: list[bytes] = []
         jobs: list[state.JobRow] = []
@@ -83,24 +85,7 @@ class Sending:
                 partition = murmur2(job.key) % destination.partitions
             if not _admit(partitions, (topic, partition)):
                 break
-            records.append(
-                OutRecord(
-                    topic,
-                    partition,
-                    job_id if job.key is None else job.key,
-                    job.payload,
-                    [
-                        *job.headers,
-                        (h.ID, job_id),
-                        tenant_header,
-                        (h.DUE_AT, b"%d" % job.due_ms),
-                        now_header,
-                        first_header,
-                        (h.SOURCE, b"%d-%d" % (job.source_partition, job.source_offset)),
-                    ],
-                    now_ms,
-                )
-            )
+            records.append(_egress(topic, partition, job_id, job, constant, now_ms))
             draft.unindex_expiry(tenant, job.expires_ms, job.sequence)
             gone.append(key)
             jobs.append(job)
@@ -141,6 +126,32 @@ class Sending:
                         "local state to have it rebuilt from the changelog"
                     )
                 yield job_id, key, job, len(row)
+
+
+_Header = tuple[str, bytes]
+
+
+def _egress(
+    topic: str,
+    partition: int,
+    job_id: bytes,
+    job: state.JobRow,
+    constant: tuple[_Header, _Header, _Header],
+    now_ms: int,
+) -> OutRecord:
+    """The record that a worker gets. `constant` are the headers that one cycle's jobs share."""
+    of_tenant, at, occurrence = constant
+    headers = [
+        *job.headers,
+        (h.ID, job_id),
+        of_tenant,
+        (h.DUE_AT, b"%d" % job.due_ms),
+        at,
+        occurrence,
+        (h.SOURCE, b"%d-%d" % (job.source_partition, job.source_offset)),
+    ]
+    key = job_id if job.key is None else job.key
+    return OutRecord(topic, partition, key, job.payload, headers, now_ms)
 
 
 def _admit(partitions: set[tuple[str, int]], place: tuple[str, int]) -> bool:

@@ -6,9 +6,6 @@ at the fence; whatever was committed is in the changelog.
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,23 +19,18 @@ from streamsched.core.cycle import Chunk, Cycle
 from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
 from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
-from streamsched.core.settings_view import SettingsView
-from streamsched.engine.cluster import Cluster
 from streamsched.engine.ingress_buffer import IngressBuffer
-from streamsched.engine.metrics import Metrics
-from streamsched.engine.partitions import Ingress, IngressChunk, PartitionLostError
+from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
 from streamsched.engine.reader import StartError
 from streamsched.engine.replaying import ReplayError, replay_changelog
+from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.state_checks import (
     reason_to_rebuild,
     refuse_foreign_ingress,
     refuse_lost_state,
     truncated_ingress,
 )
-from streamsched.engine.threads import Threads
-from streamsched.kafka.directory import EgressDirectory
-from streamsched.settings import Settings
 from streamsched.store.errors import StoreCorrupt, StoreError, StoreLocked
 from streamsched.store.rocks import RocksStore
 
@@ -54,30 +46,6 @@ END_LOOKS_MAX: Final = 20
 log = structlog.get_logger()
 
 _BEGIN_AGAIN: Final = (ProducerLostError, ReplayError, StoreCorrupt, AiokafkaError, KafkaException)
-
-
-class Phase(StrEnum):
-    """What a partition is doing; `ready` is the only one in which jobs are dispatched."""
-
-    FENCING = "fencing"
-    REPLAYING = "replaying"
-    WAITING_FOR_SETTINGS = "waiting_for_settings"
-    READY = "ready"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all runners of a process use together."""
-
-    settings: Settings
-    cluster: Cluster
-    ingress: Ingress
-    view: SettingsView
-    directory: EgressDirectory
-    metrics: Metrics
-    threads: Threads
-    clock_ms: Callable[[], int]
 
 
 class Runner:

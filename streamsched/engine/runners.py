@@ -13,8 +13,9 @@ from streamsched.engine.cluster import Cluster, inspect_cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
 from streamsched.engine.producer import BATCH_BYTES_MAX
-from streamsched.engine.runner import Phase, Runner, Shared
+from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
+from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
