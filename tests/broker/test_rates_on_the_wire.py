@@ -128,11 +128,15 @@ def test_rates_are_kept_through_restart_and_kill(kafka: str, tmp_path: Path) -> 
     with installed(kafka, tmp_path, partitions=2) as it:
         submit_backlog(it, "through", BACKLOG_SECONDS)
         # One job may leave, the next one an hour after it; and one that drained before.
-        for tenant in ("hourly", "drained"):
-            it.sender.settings(tenant, rate="1/h")
+        rates = {"hourly": "1/h", "drained": "1/h", "every-20-s": "1/20s"}
+        for tenant, rate in rates.items():
+            it.sender.settings(tenant, rate=rate)
+        it.sender.flush()
+        # A job that came before the rate would have been of an unlimited tenant, whose level at
+        # the change is 0, and the first one would wait for an hour as well.
+        for tenant, rate in rates.items():
+            it.process.await_tenant(tenant, rate=rate)
             it.sender.job(tenant, "first")
-        it.sender.settings("every-20-s", rate="1/20s")
-        it.sender.job("every-20-s", "first")
         it.sender.job("every-20-s", "second")
         it.sender.job("hourly", "second")
         it.sender.flush()
