@@ -84,13 +84,19 @@ class Runner:
         self._stopping = True
         self._wake.set()
         task = self._task
-        if task is not None:
-            _, unfinished = await asyncio.wait({task}, timeout=seconds)
-            if unfinished:
-                log.warning("abandoned the cycle in progress", partition=self.number)
+        try:
+            if task is not None:
+                _, unfinished = await asyncio.wait({task}, timeout=seconds)
+                if unfinished:
+                    log.warning("abandoned the cycle in progress", partition=self.number)
+                    task.cancel()
+                    await asyncio.wait({task})
+        finally:
+            # Even if the frame is tired of waiting: a process that was stopped by a signal finds
+            # both its times over when it goes on, and a store left open locks out the next runner.
+            if task is not None:
                 task.cancel()
-                await asyncio.wait({task})
-        self._release()
+            self._release()
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
@@ -182,6 +188,8 @@ class Runner:
         )
         self.phase = Phase.WAITING_FOR_SETTINGS
         while self._is_wanted() and not self._settings_are_read(partition):
+            # What woke it before must not wake it again: it would go round without a pause.
+            self._wake.clear()
             await self._sleep(1.0)
         if not self._is_wanted():
             return
@@ -355,12 +363,24 @@ class Runner:
             error=str(error),
             egress_topics=sorted(cycle.egress_topics)[:5],
         )
+        directory = self._shared.directory
         for topic, words in error.refusals.items():
-            self._shared.directory.refuse(topic, f"records for it are refused ({words})")
+            directory.refuse(topic, f"records for it are refused ({words})")
         if not error.refusals:
-            self._shared.directory.suspect(cycle.egress_topics)
+            directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
-        await self._sleep(RETRY_SECONDS)
+        await self._pause_after_failure(directory.version)
+
+    async def _pause_after_failure(self, directory_version: int) -> None:
+        """A while, or until the topics were looked at; records that arrive do not end it."""
+        shared = self._shared
+        deadline = shared.monotonic() + RETRY_SECONDS
+        while self._is_wanted() and shared.directory.version == directory_version:
+            left = deadline - shared.monotonic()
+            if left <= 0:
+                return
+            self._wake.clear()
+            await self._sleep(left)
 
     def _next_chunk(self) -> Chunk | None:
         """The records for one cycle; what makes room for more says so."""
