@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest
 PARALLEL := -n 2 --dist worksteal -m "not serial"
 BENCHES := baseline schedule dispatch lateness
 
-.PHONY: help setup test demo lint format types kafka test-unit test-broker bench wheel clean
+.PHONY: help setup test demo lint format types kafka test-unit test-broker sim bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +61,11 @@ test-unit: $(READY) ## the tests that need no Kafka
 test-broker: kafka ## the tests on a real Kafka
 	$(PYTEST) $(PARALLEL) tests/broker tests/chaos
 	$(PYTEST) -m serial tests/broker tests/chaos || [ $$? -eq 5 ]
+
+# `make sim SEEDS=10000` for many, `make sim SEED=17` for one with its trace.
+SEEDS ?= 2000
+sim: $(READY) ## the protocol in SEEDS simulated worlds, or in the one of SEED
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 bench: $(READY) ## the benchmarks, each beside its baseline, as JSON
 	@for bench in $(BENCHES); do $(BIN)/streamsched bench $$bench -o json; done
