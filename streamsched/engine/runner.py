@@ -63,6 +63,10 @@ class Runner:
         self.replay_records_left = 0
         self.clock_is_back_ms = 0
         """How far the wall clock is behind the last cycle, if that is more than is tolerated."""
+        self.failed_cycles = 0
+        """How often in a row its transaction has failed."""
+        self.failure = ""
+        """Why it did last."""
         self.partition: Partition | None = None
         self._shared = shared
         self._generation = generation
@@ -326,6 +330,8 @@ class Runner:
                 try:
                     changelog_offset = await self._commit(cycle)
                 except CycleFailedError as error:
+                    self.failed_cycles += 1
+                    self.failure = str(error)
                     await self._after_failure(partition, cycle, error)
                     now_ms = self._read_clock(partition)
                     continue
@@ -334,8 +340,11 @@ class Runner:
             if not self._shared.ingress.owns(self.number, self._generation):
                 return None
             partition.commit(cycle, changelog_offset)
+            self.failed_cycles = 0
             metrics.count(cycle)
-            shared.ingress.commit_lazily(self.number, partition.next_offset)
+            if cycle.needs_transaction:
+                # Where the group has an offset there must be state: its loss is told by that.
+                shared.ingress.commit_lazily(self.number, partition.next_offset)
             return cycle
         return None
 

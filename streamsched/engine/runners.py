@@ -28,6 +28,9 @@ STOP_SECONDS: Final = 1.7
 """Within what the frame grants for a revoke."""
 
 GAUGES_SECONDS: Final = 1.0
+FAILED_CYCLES_MIN: Final = 3
+"""Transactions that have failed in a row before a partition is called unready for it; a topic that
+has just broken costs one or two."""
 
 log = structlog.get_logger()
 
@@ -150,6 +153,10 @@ class PartitionRunners:
                 left = runner.replay_records_left
                 more = f", {left} records left" if left else ""
                 found[f"partition {number}"] = f"{runner.phase.value}{more}"
+            elif runner.failed_cycles >= FAILED_CYCLES_MIN:
+                found[f"partition {number}"] = (
+                    f"its last {runner.failed_cycles} transactions failed: {runner.failure}"
+                )
             elif runner.clock_is_back_ms:
                 found[f"partition {number}"] = (
                     f"the clock is {runner.clock_is_back_ms} ms behind the last cycle"
