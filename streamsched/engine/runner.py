@@ -39,6 +39,7 @@ transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at 
 acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
+SETTINGS_LOOK_SECONDS: Final = 1.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -185,8 +186,7 @@ class Runner:
             changelog_topic_id=shared.cluster.changelog_topic_id,
         )
         self.phase = Phase.WAITING_FOR_SETTINGS
-        while self._is_wanted() and not self._settings_are_read(partition):
-            await self._sleep(1.0)
+        await self._await_settings(partition)
         if not self._is_wanted():
             return
         await self._seek(partition)
@@ -257,9 +257,29 @@ class Runner:
         if records_left:
             log.info("reading the changelog", partition=self.number, records_left=records_left)
 
-    def _settings_are_read(self, partition: Partition) -> bool:
+    async def _await_settings(self, partition: Partition) -> None:
+        """Wait until the view has come as far as the state has."""
         view = self._shared.view
-        return view.complete and view.position > partition.settings_offset
+        told = False
+        while self._is_wanted():
+            # Cleared before the look: what comes after it wakes us, what came before does not.
+            self._wake.clear()
+            is_read = view.complete and (
+                view.topic_id != partition.settings_topic_id
+                or view.position > partition.settings_offset
+            )
+            if is_read:
+                return
+            if view.complete and not told:
+                told = True
+                log.error(
+                    "the settings topic has lost records, it ends before the state's settings; "
+                    "nothing leaves until as many were published again",
+                    partition=self.number,
+                    settings_end=view.position,
+                    state_needs=partition.settings_offset + 1,
+                )
+            await self._sleep(SETTINGS_LOOK_SECONDS)
 
     async def _seek(self, partition: Partition) -> None:
         """Start reading where the state ends. Raises `StartError` where that is impossible."""
@@ -369,7 +389,7 @@ class Runner:
         if not error.refusals:
             self._shared.directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
-        await self._sleep(RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
     def _next_chunk(self) -> Chunk | None:
         """The records for one cycle; what makes room for more says so."""

@@ -90,7 +90,8 @@ class PartitionRunners:
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,
         )
-        self._reader = SettingsReader(settings, self.view, self._wake_all)
+        self.view.topic_id = cluster.settings_topic_id
+        self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
         self._reader.start()
         self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
 
