@@ -14,6 +14,9 @@ READY: Final = "ready"
 META: Final = "meta"
 FAMILIES: Final = (JOBS, DUE, READY, META)
 
+Row = tuple[bytes, bytes | None]
+"""Key and value in one family; `None` deletes the key."""
+
 Write = tuple[str, bytes, bytes | None]
 """One change: family, key, and the new value or `None` to delete the key."""
 
@@ -53,6 +56,10 @@ class Cursor(Protocol):
         """Move to the first row at or after `key`, within the bounds."""
         ...
 
+    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
+        """The row it stands on and those after it, `rows_max` at most, and move past them."""
+        ...
+
 
 class Reader(Protocol):
     """The reads of a store; the only I/O that the core does."""
@@ -77,8 +84,20 @@ class Store(Reader, Protocol):
         """Apply all changes of `batch` in their order, atomically: all or none survives a kill."""
         ...
 
-    def wipe(self) -> None:
-        """Remove every row of every family."""
+    def begin_load(self) -> None:
+        """Remove every row, and take new ones by `load` alone; cursors are gone after it."""
+        ...
+
+    def load(self, family: str, rows: Sequence[Row]) -> None:
+        """Put rows in their order, or delete where the value is `None`.
+
+        Far cheaper than `write`, but a kill before `end_load` loses any of them. So whoever loads
+        writes what makes the rows count after `end_load`, and begins anew where it is not there.
+        """
+        ...
+
+    def end_load(self) -> None:
+        """Make what was loaded as safe as what is written; cursors are gone after it."""
         ...
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ def replay_changelog(
             records = _read(source, replay, end, is_wanted, on_progress, monotonic)
         if is_wanted():
             replay.apply([], end)
-            replay.finish()
+            replay.finish(is_wanted)
     finally:
         source.close()
     on_progress(0)

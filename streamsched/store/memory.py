@@ -6,7 +6,7 @@ from typing import Any, Self, TypeAlias
 
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
-from streamsched.core.store import FAMILIES, Write
+from streamsched.core.store import FAMILIES, Row, Write
 from streamsched.store.errors import StoreClosed
 
 _Rows: TypeAlias = Any
@@ -87,6 +87,15 @@ class MemoryCursor:
         self._refuse_if_closed()
         self._index = self._rows.bisect_left(max(key, self._lower))
 
+    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
+        """The row it stands on and those after it, `rows_max` at most, and move past them."""
+        self._refuse_if_closed()
+        rows: list[tuple[bytes, bytes]] = []
+        while len(rows) < rows_max and self.valid():
+            rows.append((self.key(), self.value()))
+            self.next()
+        return rows
+
 
 class MemoryStore:
     """Four sorted dictionaries behind the contract of `streamsched.core.store.Store`."""
@@ -128,16 +137,28 @@ class MemoryStore:
             else:
                 families[family][key] = value
 
-    def wipe(self) -> None:
-        """Remove every row of every family."""
+    def begin_load(self) -> None:
+        """Remove every row, and release all cursors."""
         self._refuse_if_closed()
-        # New dictionaries, so cursors keep the old ones without a copy.
+        self._release_cursors()
         self._families = {family: SortedDict() for family in FAMILIES}
+
+    def load(self, family: str, rows: Sequence[Row]) -> None:
+        """Put rows in their order, or delete where the value is `None`."""
+        self.write([(family, key, value) for key, value in rows])
+
+    def end_load(self) -> None:
+        """Release all cursors; here there is nothing to make safe."""
+        self._refuse_if_closed()
+        self._release_cursors()
 
     def close(self) -> None:
         """Drop the rows, with all cursors; closing twice is harmless."""
         self._closed = True
         self._families = {}
+        self._release_cursors()
+
+    def _release_cursors(self) -> None:
         for cursor in self._cursors:
             cursor.release()
         self._cursors.clear()

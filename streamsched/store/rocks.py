@@ -4,20 +4,26 @@ The write-ahead log is on and is not synced: a killed process loses nothing, a m
 loses power loses a tail, which the changelog brings back.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from rocksdict import Cache, Rdict, RdictIter, ReadOptions, WriteBatch
+from rocksdict import Cache, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
 
-from streamsched.core.store import FAMILIES, Write
+from streamsched.core.store import FAMILIES, Row, Write
 from streamsched.store import folder
 from streamsched.store.errors import StoreClosed, StoreCorrupt
-from streamsched.store.rocks_options import column_families, database_options, process_cache
+from streamsched.store.rocks_options import (
+    LOAD_BUFFERS_WAITING_MAX,
+    column_families,
+    database_options,
+    process_cache,
+    scan_options,
+)
 
-_WIPE_UPPER: Final = b"\xff" * 64
-"""Above all but freak keys, which `wipe` deletes one by one."""
+_ROOM_POLL_SECONDS: Final = 0.002
 
 
 class RocksCursor:
@@ -88,6 +94,20 @@ class RocksCursor:
         # upper one.
         self._live().seek(max(key, self._lower))
 
+    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
+        """The row it stands on and those after it, `rows_max` at most, and move past them.
+
+        Raises `StoreError` when a row is unreadable.
+        """
+        iterator = self._live()
+        valid, key, value, step = iterator.valid, iterator.key, iterator.value, iterator.next
+        rows: list[tuple[bytes, bytes]] = []
+        while len(rows) < rows_max and valid():
+            rows.append((key(), value()))
+            step()
+        self.valid()
+        return rows
+
     def _live(self) -> RdictIter:
         if self._iterator is None:
             raise StoreClosed(f"a cursor of store {self._owner.path} is closed; make a new one")
@@ -104,16 +124,26 @@ class RocksStore:
         """
         self.path = Path(path)
         self._cursors: set[RocksCursor] = set()
-        shared = process_cache() if cache is None else cache
+        self._cache = process_cache() if cache is None else cache
+        self._without_log = WriteOptions()
+        # The stub has a method of this name; it is a property.
+        self._without_log.disable_wal = True  # type: ignore[assignment, method-assign]
+        self._open(loading=False)
+
+    def _open(self, *, loading: bool) -> None:
         folder.prepare(self.path)
         try:
-            self._database: Rdict | None = Rdict(
-                str(self.path), database_options(shared), column_families=column_families(shared)
+            database = Rdict(
+                str(self.path),
+                database_options(self._cache, loading=loading),
+                column_families=column_families(self._cache, loading=loading),
             )
         except Exception as error:  # rocksdict raises nothing narrower
             raise folder.store_error(self.path, error) from error
-        self._readers = {f: self._database.get_column_family(f) for f in FAMILIES}
-        self._handles = {f: self._database.get_column_family_handle(f) for f in FAMILIES}
+        self._database: Rdict | None = database
+        self._loading = loading
+        self._readers = {f: database.get_column_family(f) for f in FAMILIES}
+        self._handles = {f: database.get_column_family_handle(f) for f in FAMILIES}
 
     @staticmethod
     def destroy(path: Path | str) -> None:
@@ -151,7 +181,10 @@ class RocksStore:
     def cursor(self, family: str, lower: bytes, upper: bytes) -> RocksCursor:
         """A cursor on the first row with `lower <= key < upper`; close it before the store."""
         reader = self._reader(family)
-        bounds = ReadOptions()
+        if self._loading:
+            # Loaded rows are sorted when they are written out; a cursor would have to sort them.
+            self._write_out(family)
+        bounds = scan_options() if self._loading else ReadOptions()
         bounds.set_iterate_upper_bound(upper)
         cursor = RocksCursor(self, reader.iter(bounds), bounds, lower)
         self._cursors.add(cursor)
@@ -177,22 +210,46 @@ class RocksStore:
         except Exception as error:  # rocksdict raises nothing narrower
             raise folder.store_error(self.path, error) from error
 
-    def wipe(self) -> None:
-        """Remove every row of every family, atomically."""
+    def begin_load(self) -> None:
+        """Remove the store from disk and make it anew, without a log until `end_load`.
+
+        Raises `StoreError`.
+        """
+        self.close()
+        folder.destroy(self.path)
+        self._open(loading=True)
+
+    def load(self, family: str, rows: Sequence[Row]) -> None:
+        """Put rows in their order, or delete where the value is `None`. Raises `StoreError`.
+
+        Holds the interpreter's lock for about half a microsecond a row. May wait for the disk,
+        without the lock.
+        """
         database = self._open_database()
+        self._await_room(family)
         changes = WriteBatch(raw_mode=True)
-        for family, handle in self._handles.items():
-            changes.delete_range(b"", _WIPE_UPPER, handle)
-            beyond = self._readers[family].keys(from_key=_WIPE_UPPER)
-            for key in beyond:
+        put = changes.put
+        handle = self._handles[family]
+        for key, value in rows:
+            if value is None:
                 changes.delete(key, handle)
+            else:
+                put(key, value, handle)
         try:
-            database.write(changes)
-            for reader in self._readers.values():
-                # Gives the space back, and spares later scans the deletions.
-                reader.compact_range(None, None)
+            database.write(changes, self._without_log)
         except Exception as error:  # rocksdict raises nothing narrower
             raise folder.store_error(self.path, error) from error
+
+    def end_load(self) -> None:
+        """Write out everything that was loaded, and reopen the store with its log.
+
+        Blocks, but frees the interpreter's lock meanwhile. Raises `StoreError`.
+        """
+        self._open_database()
+        for family in FAMILIES:
+            self._write_out(family)
+        self.close()
+        self._open(loading=False)
 
     def close(self) -> None:
         """Release the store and its lock, with all its cursors; closing twice is harmless."""
@@ -220,6 +277,18 @@ class RocksStore:
     def rows_estimate(self, family: str) -> int:
         """About how many rows `family` has; overwritten and deleted ones may be counted."""
         return self._reader(family).property_int_value("rocksdb.estimate-num-keys") or 0
+
+    def _write_out(self, family: str) -> None:
+        try:
+            self._reader(family).flush(True)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise folder.store_error(self.path, error) from error
+
+    def _await_room(self, family: str) -> None:
+        reader = self._reader(family)
+        waiting = "rocksdb.num-immutable-mem-table"
+        while (reader.property_int_value(waiting) or 0) > LOAD_BUFFERS_WAITING_MAX:
+            time.sleep(_ROOM_POLL_SECONDS)
 
     def _sum(self, name: str) -> int:
         self._open_database()
