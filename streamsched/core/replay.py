@@ -21,8 +21,8 @@ TAIL_RECORDS_PER_WRITE: Final = 1_000
 ChangelogRecord = Row
 """Key and value; a value of `None` is a tombstone."""
 
-_META_KINDS_MAX: Final = 2
-"""Keys that open with a greater byte are those of jobs, since a tenant opens with a letter."""
+_FIRST_JOB_KEY: Final = b"\x03"
+"""Above all keys of `meta`, and below those of jobs, since a tenant opens with a letter."""
 
 # The layouts of `streamsched.core.state`; a test holds the two together.
 _TIMES: Final = struct.Struct(">BqQq")
@@ -76,11 +76,10 @@ class Replay:
         if not self._fresh:
             return True
         pending: dict[bytes, int] = {}
-        with self._store.cursor(JOBS, b"", b"\xff") as cursor:
-            while rows := cursor.take(INDEX_ROWS):
-                if not is_wanted():
-                    return False
-                self._store.load(DUE, _index(rows, pending))
+        for rows in self._store.stretches(JOBS, INDEX_ROWS):
+            if not is_wanted():
+                return False
+            self._store.load(DUE, _index(rows, pending))
         counts: list[Row] = [
             (state.TENANT_PREFIX + tenant, state.encode_tenant(count, 0, (0, 0)))
             for tenant, count in pending.items()
@@ -93,17 +92,15 @@ class Replay:
         return True
 
     def _load(self, records: Sequence[ChangelogRecord]) -> None:
-        jobs: list[ChangelogRecord] = []
-        meta: list[ChangelogRecord] = []
-        for record in records:
-            key, value = record
-            if value is not None and value[0] != state.VERSION:
-                state.decode_job(value)
-            (jobs if key[0] > _META_KINDS_MAX else meta).append(record)
+        if {value[0] for _, value in records if value is not None} - {state.VERSION}:
+            for _, value in records:
+                if value is not None:
+                    state.decode_job(value)
+        jobs = [record for record in records if record[0] >= _FIRST_JOB_KEY]
         if jobs:
             self._store.load(JOBS, jobs)
-        if meta:
-            self._store.load(META, meta)
+        if len(jobs) < len(records):
+            self._store.load(META, [record for record in records if record[0] < _FIRST_JOB_KEY])
 
     def _offset_row(self, next_offset: int) -> Write:
         value = state.encode_changelog_offset(next_offset, self._topic_id)
@@ -113,8 +110,8 @@ class Replay:
         """The writes of one stretch of the tail. A key's last record counts, as in compaction."""
         last = dict(records)
         batch: list[Write] = []
-        keys = [key for key in last if key[0] > _META_KINDS_MAX]
-        batch.extend((META, key, value) for key, value in last.items() if key[0] <= _META_KINDS_MAX)
+        keys = [key for key in last if key >= _FIRST_JOB_KEY]
+        batch.extend((META, key, value) for key, value in last.items() if key < _FIRST_JOB_KEY)
         counts: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
         earliest: int | None = None
         for key, old in zip(keys, self._store.get_many(JOBS, keys), strict=True):

@@ -4,7 +4,7 @@ A store holds four families of sorted byte keys. `streamsched.store` has two imp
 one in memory and one on RocksDB, under one conformance suite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -56,10 +56,6 @@ class Cursor(Protocol):
         """Move to the first row at or after `key`, within the bounds."""
         ...
 
-    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """The row it stands on and those after it, `rows_max` at most, and move past them."""
-        ...
-
 
 class Reader(Protocol):
     """The reads of a store; the only I/O that the core does."""
@@ -74,6 +70,10 @@ class Reader(Protocol):
 
     def cursor(self, family: str, lower: bytes, upper: bytes) -> Cursor:
         """A cursor on the first row with `lower <= key < upper`."""
+        ...
+
+    def stretches(self, family: str, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows of a family in order, `rows_max` at a time; it must end before the store."""
         ...
 
 

@@ -1,6 +1,6 @@
 """A store in memory: what tests and the driver run on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -87,15 +87,6 @@ class MemoryCursor:
         self._refuse_if_closed()
         self._index = self._rows.bisect_left(max(key, self._lower))
 
-    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """The row it stands on and those after it, `rows_max` at most, and move past them."""
-        self._refuse_if_closed()
-        rows: list[tuple[bytes, bytes]] = []
-        while len(rows) < rows_max and self.valid():
-            rows.append((self.key(), self.value()))
-            self.next()
-        return rows
-
 
 class MemoryStore:
     """Four sorted dictionaries behind the contract of `streamsched.core.store.Store`."""
@@ -123,6 +114,13 @@ class MemoryStore:
         cursor = MemoryCursor(self, self._families[family], lower, upper)
         self._cursors.add(cursor)
         return cursor
+
+    def stretches(self, family: str, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows of a family in order, `rows_max` at a time."""
+        self._refuse_if_closed()
+        rows = list(self._families[family].items())
+        for first in range(0, len(rows), rows_max):
+            yield rows[first : first + rows_max]
 
     def write(self, batch: Sequence[Write]) -> None:
         """Apply all changes of `batch` in their order, or, where one is impossible, none."""

@@ -5,10 +5,11 @@ loses power loses a tail, which the changelog brings back.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from rocksdict import Cache, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
 
@@ -24,6 +25,8 @@ from streamsched.store.rocks_options import (
 )
 
 _ROOM_POLL_SECONDS: Final = 0.002
+_ABOVE_ALL: Final = b"\xff" * 512
+"""Above every key, of which the longest are a tenant's name and an id."""
 
 
 class RocksCursor:
@@ -93,20 +96,6 @@ class RocksCursor:
         # The lower bound is kept here, because rocksdict's `set_iterate_lower_bound` sets the
         # upper one.
         self._live().seek(max(key, self._lower))
-
-    def take(self, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """The row it stands on and those after it, `rows_max` at most, and move past them.
-
-        Raises `StoreError` when a row is unreadable.
-        """
-        iterator = self._live()
-        valid, key, value, step = iterator.valid, iterator.key, iterator.value, iterator.next
-        rows: list[tuple[bytes, bytes]] = []
-        while len(rows) < rows_max and valid():
-            rows.append((key(), value()))
-            step()
-        self.valid()
-        return rows
 
     def _live(self) -> RdictIter:
         if self._iterator is None:
@@ -184,11 +173,34 @@ class RocksStore:
         if self._loading:
             # Loaded rows are sorted when they are written out; a cursor would have to sort them.
             self._write_out(family)
-        bounds = scan_options() if self._loading else ReadOptions()
+        bounds = ReadOptions()
         bounds.set_iterate_upper_bound(upper)
         cursor = RocksCursor(self, reader.iter(bounds), bounds, lower)
         self._cursors.add(cursor)
         return cursor
+
+    def stretches(self, family: str, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows of a family in order, `rows_max` at a time; a third of a cursor's cost.
+
+        The store cannot be closed before it has ended. Raises `StoreError` at an unreadable row.
+        """
+        reader = self._reader(family)
+        if self._loading:
+            self._write_out(family)
+        last = b""
+        items: Iterator[Any] = reader.items(read_opt=scan_options())
+        while rows := list(islice(items, rows_max)):
+            last = rows[-1][0]
+            yield rows
+        # It ends at damage as it does at the end. A cursor there can tell the two apart.
+        with self.cursor(family, last, _ABOVE_ALL) as cursor:
+            if last:
+                cursor.next()
+            if cursor.valid():
+                raise StoreCorrupt(
+                    f"store {self.path} cannot be read to its end; remove it, and it is rebuilt "
+                    "from the changelog"
+                )
 
     def write(self, batch: Sequence[Write]) -> None:
         """Apply all changes of `batch` in their order, atomically: all or none survives a kill.

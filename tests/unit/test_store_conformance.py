@@ -175,14 +175,16 @@ def test_next_past_the_end_is_harmless(store: Store) -> None:
         assert not cursor.valid()
 
 
-def test_take_moves_past_what_it_returns(store: Store) -> None:
-    """Rows come in order and in bounds, so many at most, and then none."""
-    fill(store, b"a", b"b", b"c", b"d")
-    with store.cursor(JOBS, b"b", b"d") as cursor:
-        assert cursor.take(1) == [(b"b", b"b")]
-        assert cursor.key() == b"c"
-        assert cursor.take(9) == [(b"c", b"c")]
-        assert cursor.take(9) == []
+def test_stretches_hold_every_row_once(store: Store) -> None:
+    """All rows of a family in order, so many at a time, those just loaded included."""
+    assert list(store.stretches(JOBS, 2)) == []
+    fill(store, b"", b"b", b"a", b"\xff" * 255)
+    fill(store, b"c", family=DUE)
+    expected = [[(b"", b""), (b"a", b"a")], [(b"b", b"b"), (b"\xff" * 255, b"\xff" * 255)]]
+    assert list(store.stretches(JOBS, 2)) == expected
+    store.begin_load()
+    store.load(JOBS, [(b"b", b"1"), (b"a", b"1"), (b"c", b"1"), (b"a", None)])
+    assert list(store.stretches(JOBS, 9)) == [[(b"b", b"1"), (b"c", b"1")]]
 
 
 def test_cursor_sees_the_store_as_at_its_making(store: Store) -> None:
