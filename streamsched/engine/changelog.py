@@ -70,8 +70,8 @@ class ChangelogConsumer:
                     "auto.offset.reset": "error",
                     "fetch.wait.max.ms": 20,
                     "fetch.min.bytes": 1,
-                    "max.partition.fetch.bytes": 8 * 1024 * 1024,
-                    "queued.max.messages.kbytes": 32 * 1024,
+                    "max.partition.fetch.bytes": 4 * 1024 * 1024,
+                    "queued.max.messages.kbytes": 16 * 1024,
                     # Left at its second, a queue that was full for a moment is not refilled for
                     # so long: a million records took 7.7 s to read instead of 2.
                     "fetch.queue.backoff.ms": 5,

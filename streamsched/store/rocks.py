@@ -114,12 +114,16 @@ class RocksStore:
         self.path = Path(path)
         self._cursors: set[RocksCursor] = set()
         self._cache = process_cache() if cache is None else cache
+        self._is_closed = False
         self._without_log = WriteOptions()
         # The stub has a method of this name; it is a property.
         self._without_log.disable_wal = True  # type: ignore[assignment, method-assign]
         self._open(loading=False)
 
     def _open(self, *, loading: bool) -> None:
+        # A thread that loads may outlive its owner, who has closed the store.
+        if self._is_closed:
+            raise StoreClosed(f"store {self.path} was closed while it was loaded; open it again")
         folder.prepare(self.path)
         try:
             database = Rdict(
@@ -227,7 +231,8 @@ class RocksStore:
 
         Raises `StoreError`.
         """
-        self.close()
+        self._open_database()
+        self._shut()
         folder.destroy(self.path)
         self._open(loading=True)
 
@@ -260,11 +265,15 @@ class RocksStore:
         self._open_database()
         for family in FAMILIES:
             self._write_out(family)
-        self.close()
+        self._shut()
         self._open(loading=False)
 
     def close(self) -> None:
         """Release the store and its lock, with all its cursors; closing twice is harmless."""
+        self._is_closed = True
+        self._shut()
+
+    def _shut(self) -> None:
         database, self._database = self._database, None
         if database is None:
             return
