@@ -17,6 +17,8 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
     meta    0x01 'i'                                        version id of the settings topic
     meta    0x02 'c'                                        version second(5): the sweep's cursor
     meta    0x02 'n'                                        version now_ms(8)
+    meta    0x02 'a'                                        version now_ms(8): the wall clock when
+                                                            the state last was as new as the log
     meta    0x02 't' tenant                                 version pending(8) ready(8) head, below
     meta    0x02 'g'                                        version next changelog offset(8)
                                                             topic id
@@ -52,6 +54,7 @@ SETTINGS_PREFIX: Final = b"\x01s"
 SETTINGS_TOPIC_KEY: Final = b"\x01i"
 CURSOR_KEY: Final = b"\x02c"
 NOW_KEY: Final = b"\x02n"
+CURRENT_KEY: Final = b"\x02a"
 TENANT_PREFIX: Final = b"\x02t"
 CHANGELOG_KEY: Final = b"\x02g"
 
@@ -356,12 +359,12 @@ def decode_cursor(value: bytes) -> int:
 
 
 def encode_now(now_ms: int) -> bytes:
-    """Value of `NOW_KEY`."""
+    """Value of `NOW_KEY` and of `CURRENT_KEY`."""
     return _NOW.pack(VERSION, now_ms)
 
 
 def decode_now(value: bytes) -> int:
-    """`now` of the last cycle that changed the store without a transaction.
+    """A moment: of `NOW_KEY`, the last cycle that changed the store without a transaction.
 
     Raises `UnknownVersion`.
     """
