@@ -14,7 +14,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 # Tests that measure are marked `serial` and run alone afterwards.
 PARALLEL := -n 2 --dist worksteal -m "not serial"
-BENCHES := baseline schedule dispatch lateness
+BENCHES := baseline schedule dispatch lateness recovery
 
 .PHONY: help setup test demo lint format types kafka test-unit test-broker sim bench wheel clean
 

@@ -31,6 +31,17 @@ class BenchResult:
     lateness_ms_max: float | None = None
     ack_ms_p99: float | None = None
     """From handing a job to a producer to the broker's acknowledgement."""
+    pending: int | None = None
+    """Jobs that were pending when the scheduler was killed, and again when it was ready."""
+    seconds: float | None = None
+    """From the fence of the first partition until every partition is ready."""
+    start_to_ready_seconds: float | None = None
+    """From the start of the process; the group's own waiting is in it."""
+    records_per_second: float | None = None
+    """Pending jobs by `seconds`."""
+    records_replayed: int | None = None
+    """Records of the changelog that were read."""
+    baseline_records_per_second: float | None = None
     scheduler_rss_mb: float | None = None
     """Resident memory of the scheduler's process in MiB, at the end of the measurement."""
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -7,6 +7,9 @@ from typing import Final
 JOB_BYTES_MAX: Final = 900 * 1024
 """Key, value and headers of a job together, uncompressed."""
 
+HEADER_BYTES: Final = 8
+"""What a header counts beside its name and value: the two lengths that are kept with them."""
+
 ADDED_HEADERS_BYTES_MAX: Final = 64 * 1024
 """Room that our topics and producers leave, above a job, for the headers we add."""
 
@@ -67,6 +70,9 @@ RECORD_OVERHEAD_BYTES_MAX: Final = 512
 EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
 PASSED_OVER_MAX: Final = 256
 """Tenants whose turn one cycle puts off because its egress partitions are used up."""
+
+STALE_TURNS_MAX: Final = 1_000
+"""Entries that the queue of turns may have beside two for each tenant before it is cleaned."""
 
 CYCLE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Payload that one transaction carries before the cycle is closed early."""

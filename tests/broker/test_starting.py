@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition, delete_topic
 from tests.broker.installation import Installation, prepared
+from tests.broker.sending import tenants_of
 
 PARTITIONS = 1
 
@@ -88,6 +89,56 @@ def test_state_that_does_not_fit_the_topics_is_refused(
         it.sender.job("acme", "again")
         it.sender.flush()
         start_anew(it, jobs=3)
+
+
+@pytest.mark.timeout(240)
+def test_starts_again_though_a_partition_never_had_a_record(
+    kafka: str, admin: AdminClient, tmp_path: Path
+) -> None:
+    """An empty partition has no state, and that is no loss: not with its folder, nor without."""
+    with prepared(kafka, tmp_path, partitions=2) as it:
+        it.process.start()
+        it.process.wait_ready()
+        [tenant] = tenants_of(0, 2, 1, "only")
+        for number in range(3):
+            it.sender.job(tenant, f"{number}")
+            it.sender.flush()
+            it.dispatched(tenant, number + 1)
+            # The offsets of all partitions are committed together.
+            await_group_offset(it, admin, number + 1)
+            assert it.process.terminate() == 0
+            if number:
+                shutil.rmtree(it.process.folder / "data")
+            it.process.start()
+            it.process.wait_ready()
+
+
+@pytest.mark.timeout(240)
+def test_settings_topic_made_anew_is_told_and_followed_after_a_start(
+    kafka: str, admin: AdminClient, tmp_path: Path
+) -> None:
+    """The scheduler ends with a sentence; started again, it keeps the known rates and reads on."""
+    with prepared(kafka, tmp_path, partitions=2) as it:
+        it.process.start()
+        it.process.wait_ready()
+        for number in range(3):
+            it.sender.settings("acme", rate=f"{number + 1}/h")
+            it.sender.settings("other", rate="5/h")
+        it.sender.flush()
+        it.process.await_tenant("acme", rate="3/h")
+        it.process.await_tenant("other", rate="5/h")
+        recreate(it, admin, it.names.tenant_settings)
+        assert it.process.wait_ended() == 1
+        said = [line for line in it.process.whole_log().splitlines() if '"level": "error"' in line]
+        assert len([line for line in said if f"topic {it.names.tenant_settings} " in line]) == 1
+        assert "Traceback" not in it.process.whole_log()
+
+        it.sender.settings("acme", rate="7/h")
+        it.sender.flush()
+        it.process.start()
+        it.process.wait_ready()
+        it.process.await_tenant("acme", rate="7/h")
+        it.process.await_tenant("other", rate="5/h")
 
 
 def start_anew(it: Installation, jobs: int) -> None:

@@ -156,7 +156,7 @@ class SharedStores(SimStores):
     def destroy(self, partition: int) -> None:
         """Empty it; it stays open."""
         if partition in self._kept:
-            self._kept[partition].wipe()
+            self._kept[partition].begin_load()
 
 
 class AppliesLate(Runner):

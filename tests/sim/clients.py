@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from streamsched.engine.changelog import ChangelogError, Stretch
+from streamsched.engine.changelog import READ_SECONDS_MAX, ChangelogError, Stretch
 from tests.sim.broker import Broker
 from tests.sim.faults import Faults
 from tests.sim.log import ABORTED, COMMITTED, Transaction
@@ -267,6 +267,7 @@ class SimChangelog:
     def __init__(
         self, broker: Broker, faults: Faults, effect: Effect, topic: str, partition: int
     ) -> None:
+        self._broker = broker
         self._log = broker.log(topic, partition)
         self._faults = faults
         self._effect = effect
@@ -285,7 +286,11 @@ class SimChangelog:
         if self._faults.strikes("changelog is unreadable"):
             raise ChangelogError("changelog: no answer")
         most = self._faults.rng.choice((1, 3, 10, 1_000))
-        found, self._position = self._log.read(self._position, most)
+        start = self._position
+        found, self._position = self._log.read(start, most)
+        if self._position == start:
+            self._broker.loop.blocks_seconds += self._faults.rng.random() * READ_SECONDS_MAX
+            return None
         return Stretch([(entry.key or b"", entry.value) for entry in found], self._position)
 
     def close(self) -> None:

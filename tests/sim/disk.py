@@ -26,9 +26,11 @@ class DiskStore(MemoryStore):
         self._effect("apply")
         super().write(batch)
 
-    def wipe(self) -> None:
+    def begin_load(self) -> None:
         """Remove every row, on the disk too."""
-        super().wipe()
+        self._refuse_if_closed()
+        self._effect("wipe")
+        super().begin_load()
         self._disk.rows[self._partition] = self._families
 
     def close(self) -> None:
@@ -45,12 +47,6 @@ class Disk:
         self.rows: dict[int, dict[str, Any]] = {}
         # Weak: a store that a cancelled task never got hold of is closed with its last reference.
         self.is_open: WeakValueDictionary[int, DiskStore] = WeakValueDictionary()
-
-    def store(self, partition: int) -> DiskStore:
-        """The partition's rows for somebody who is no process, and holds no lock."""
-        store = DiskStore(self, partition, lambda _: None)
-        del self.is_open[partition]
-        return store
 
     def release(self) -> None:
         """The process that had stores open is dead."""

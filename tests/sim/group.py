@@ -112,7 +112,7 @@ class Group:
             index = first if takes_all else (first + number) % len(self.members)
             shares[self.members[index]].add(partition)
         self.assignment = {process: frozenset(share) for process, share in shares.items()}
-        everything = frozenset(self._partitions)
+        followed = frozenset(self._partitions if self._world.shape.has_standbys else ())
         for process, share in self.assignment.items():
             self._world.loop.post(
                 process,
@@ -120,5 +120,5 @@ class Group:
                 process.take_over,
                 self.generation,
                 share,
-                everything - share,
+                followed - share,
             )

@@ -44,6 +44,8 @@ class _Call:
 
     def begin(self) -> None:
         """What the thread does first; for a plain function that is all."""
+        loop = self._loop
+        loop.blocks_seconds = 0.0
         try:
             outcome = self._function(*self._arguments)
         except Died:
@@ -53,21 +55,26 @@ class _Call:
             return
         if isgenerator(outcome):
             self._advance(outcome)
-        elif not self.future.done():
-            self.future.set_result(outcome)
+        elif loop.blocks_seconds:
+            loop.call_later(loop.blocks_seconds, self._finish, outcome)
+        else:
+            self._finish(outcome)
 
     def _advance(self, steps: Generator[float, None, Any]) -> None:
         try:
             seconds = next(steps)
         except StopIteration as end:
-            if not self.future.done():
-                self.future.set_result(end.value)
+            self._finish(end.value)
         except Died:
             return
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
         else:
             self._loop.call_later(seconds, self._advance, steps)
+
+    def _finish(self, outcome: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
 
     def _fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -85,6 +92,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._count = 0
         self._frozen: dict[Any, list[asyncio.Handle]] = {}
         self.killed: set[Any] = set()
+        self.blocks_seconds = 0.0
+        """What a plain function says that it has blocked its thread for."""
         self.steps = 0
         self._steps_at_moment = 0
         self.shuffles = True

@@ -14,7 +14,6 @@ from streamsched.engine.shared import Shared
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.egress_survey import Findings
-from streamsched.settings import Settings
 from tests.sim.clients import SimChangelog, SimProducer
 from tests.sim.disk import Disk
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 START_MS = 1_800_000_000_000
 SURVEY_SECONDS = 2.0
+GROUP_COMMIT_SECONDS = 3.0
 SETTINGS_SECONDS_MAX = 0.5
 
 
@@ -56,14 +56,14 @@ class Host:
 class SimThreads(Threads):
     """The pools' names; the loop runs what is given to them."""
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
-        super().__init__(settings, partitions)
+    def __init__(self, world: "World") -> None:
+        super().__init__(world.settings, world.cluster.partitions)
+        self._world = world
         self.producing = _AtOnce()  # type: ignore[assignment]
 
     def committed_offset(self, partition: int) -> int | None:
-        """Group offsets are for lag tools, and not simulated."""
-        del partition
-        return None
+        """See `Threads.committed_offset`."""
+        return self._world.group_offsets.get(partition)
 
 
 class _AtOnce:
@@ -81,9 +81,11 @@ class SimSurvey:
         self._world = world
         self._process = process
 
-    def run_once(self, wanted: dict[str, int], suspects: set[str], now: float) -> Findings:
+    def run_once(
+        self, wanted: dict[str, int], suspects: set[str], idle: set[str], now: float
+    ) -> Findings:
         """See `EgressSurvey.run_once`."""
-        del suspects, now
+        del suspects, idle, now
         found: dict[str, Destination] = {}
         for name, partitions in wanted.items():
             topic = self._world.broker.topics.get(name)
@@ -183,7 +185,7 @@ class SimReader:
         return self._world.jobs_log(partition).stable
 
     async def commit_group_offsets(self, offsets: dict[int, int]) -> None:
-        del offsets
+        self._world.group_offsets.update(offsets)
 
     async def leave_group(self) -> None:
         await self._latency()
@@ -204,7 +206,8 @@ class SimRunners(PartitionRunners):
         self.cluster = world.cluster
         process.directory = SimDirectory(world, process, self._wake_all)
         self._shared = process.share(self)
-        self._reader = SettingsReader(world.settings, self.view, self._wake_all)
+        self.view.topic_id = world.cluster.settings_topic_id
+        self._reader = SettingsReader(world.settings, self.view, self._wake_all, self._ingress.fail)
 
     async def stop(self) -> None:
         """Nothing is left to end."""
@@ -239,7 +242,7 @@ class SimProcess:
     def share(self, runners: SimRunners) -> Shared:
         """Everything that the runners touch of the outside."""
         world = self.world
-        threads = SimThreads(world.settings, world.cluster.partitions)
+        threads = SimThreads(world)
 
         def make_producer(number: int) -> PartitionProducer:
             identity = f"{world.settings.app_id}-{number}"
@@ -289,6 +292,7 @@ class SimProcess:
         loop.create_task(directory.follow(), name=f"{self.name} directory")
         loop.create_task(self._follow_settings(), name=f"{self.name} settings")
         loop.create_task(self._pump(), name=f"{self.name} pump")
+        loop.create_task(self._commit_group_offsets(), name=f"{self.name} group offsets")
         self.world.group.join(self)
         while True:
             turn = await self._turns.get()
@@ -299,6 +303,11 @@ class SimProcess:
             for fetched in await self.ingress.next_chunks():
                 self.ingress.accept(fetched)
             await asyncio.sleep(0)
+
+    async def _commit_group_offsets(self) -> None:
+        while True:
+            await asyncio.sleep(GROUP_COMMIT_SECONDS)
+            await self.ingress.commit_group_offsets()
 
     async def _follow_settings(self) -> None:
         """The real feed of the view, from the simulated log."""

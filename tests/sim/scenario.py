@@ -36,7 +36,7 @@ CALL_FAULTS: dict[str, float] = {
 """How often a fault strikes, in a world that has it."""
 
 EVENTS = (
-    "crash", "terminate", "freeze", "deafen", "rebalance", "lose disk", "clock", "follow",
+    "crash", "terminate", "freeze", "deafen", "rebalance", "lose disk", "clock",
     "compact changelog", "compact settings", "refuse", "hide", "settings", "spoil",
 )  # fmt: skip
 
@@ -79,6 +79,7 @@ class Scenario:
             partitions=rng.choice((1, 2, 2)),
             hosts=rng.choice((1, 2, 2, 3)),
             egress_partitions=rng.choice((1, 1, 3)),
+            has_standbys=rng.random() < 0.5,
         )
         if rng.random() < 0.4:
             protocol = replace(protocol, patches=(*SMALL_LIMITS, *protocol.patches))
@@ -229,7 +230,6 @@ class Scenario:
             "hide": briefly(world.hide, "missing"),
             "settings": lambda: world.publish(tenant, fields),
             "spoil": self._spoil,
-            "follow": lambda: world.follow(host, rng.randrange(world.shape.partitions)),
         }
         return actions[kind]
 

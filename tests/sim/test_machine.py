@@ -143,11 +143,6 @@ class WorldMachine(RuleBasedStateMachine):
         """A host comes back with nothing."""
         self.world.lose_disk(self.world.hosts[number])
 
-    @rule(number=st.integers(0, 1), partition=st.integers(0, 1))
-    def follow(self, number: int, partition: int) -> None:
-        """A standby reads on."""
-        self.world.follow(self.world.hosts[number], partition)
-
     @rule(number=st.integers(0, 1), by_ms=st.sampled_from([-3_000, -100, 0, 900]))
     def set_clock(self, number: int, by_ms: int) -> None:
         """A wall clock is set."""

@@ -14,8 +14,7 @@ from streamsched.core import headers as h
 from streamsched.core import state
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.core.placement import partition_for
-from streamsched.core.replay import Replay
-from streamsched.core.store import META
+from streamsched.engine import follower as follower_module
 from streamsched.engine import ingress as ingress_module
 from streamsched.engine import producer as producer_module
 from streamsched.engine import runner as runner_module
@@ -25,7 +24,6 @@ from streamsched.engine.cluster import Cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.kafka import directory as directory_module
 from streamsched.settings import Settings
-from streamsched.store.memory import MemoryStore
 from tests.sim.broker import Broker
 from tests.sim.disk import SimStores
 from tests.sim.faults import Faults
@@ -52,6 +50,8 @@ class Shape:
     partitions: int = 2
     hosts: int = 2
     egress_partitions: int = 1
+    has_standbys: bool = True
+    """Whether every process follows the partitions that are not its own."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class World:
             self.shape.partitions,
             "jobs-id",
             "changelog-id",
+            "settings-id",
             int(CHANGELOG_RETENTION_SECONDS * 1000),
         )
         for name, partitions in (
@@ -125,6 +126,7 @@ class World:
         self.faults_seen: list[str] = []
         """What the engine did that it must never do, as sentences."""
         self.published: list[Published] = []
+        self.group_offsets: dict[int, int] = {}
         self.clock_ahead_ms_max = 0.0
         self.clock_behind_ms_max = 0.0
 
@@ -137,7 +139,7 @@ class World:
         with ExitStack() as stack:
             for module in (
                 runner_module, runners_module, producer_module, ingress_module,
-                settings_module, directory_module,
+                settings_module, directory_module, follower_module,
             ):  # fmt: skip
                 stack.enter_context(patch.object(module, "log", log))
             stack.enter_context(
@@ -145,6 +147,7 @@ class World:
             )
             stack.enter_context(patch.object(runners_module, "Metrics", lambda: METRICS))
             stack.enter_context(patch.object(runners_module, "WebServer", lambda *_: None))
+            stack.enter_context(patch.object(settings_module, "Connection", lambda *_: None))
             stack.enter_context(patch.object(runners_module, "Runner", self.protocol.runner))
             for where, name, value in self.protocol.patches:
                 stack.enter_context(patch.object(where, name, value))
@@ -278,32 +281,6 @@ class World:
             error_ms = host.clock.error_ms()
             self.clock_ahead_ms_max = max(self.clock_ahead_ms_max, error_ms)
             self.clock_behind_ms_max = max(self.clock_behind_ms_max, -error_ms)
-
-    def follow(self, host: Host, partition: int) -> None:
-        """A standby reads some of the changelog into a store that its host does not use now."""
-        if partition in host.disk.is_open:
-            return
-        store = host.disk.store(partition)
-        replay = Replay(store, self.cluster.changelog_topic_id)
-        log = self.broker.log(self.names.changelog, partition)
-        if self._is_too_old(store):
-            return
-        for _ in range(self.rng.choice((1, 3, 100))):
-            found, position = log.read(replay.next_offset, self.rng.choice((1, 5, 1_000)))
-            if position == replay.next_offset:
-                break
-            replay.apply([(entry.key or b"", entry.value) for entry in found], position)
-        if self.rng.random() < 0.8:
-            replay.finish()
-        self.note(None, f"host {host.number} follows {partition} up to {replay.next_offset}")
-
-    def _is_too_old(self, store: MemoryStore) -> bool:
-        """Whether it may have missed tombstones, so that nobody may go on from it."""
-        value = store.get(META, state.POSITION_KEY)
-        if value is None:
-            return store.get(META, state.CHANGELOG_KEY) is not None
-        age_ms = self.now_ms() - state.decode_position(value).now_ms
-        return age_ms > CHANGELOG_RETENTION_SECONDS * 1000 / 2
 
     def lose_disk(self, host: Host) -> None:
         """The host's process dies, and its disk is empty when it comes back."""
