@@ -1,56 +1,26 @@
 """One simulated scheduler process: the real runners on a simulated host."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from streamsched.core.destinations import Destination, Problem
-from streamsched.engine.ingress import FetchedChunk, PartitionIngress
-from streamsched.engine.partitions import Ingress, IngressChunk
-from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer
+from streamsched.engine.ingress import PartitionIngress
+from streamsched.engine.partitions import Ingress
+from streamsched.engine.producer import PartitionProducer
 from streamsched.engine.runners import PartitionRunners
 from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Shared
 from streamsched.engine.threads import Threads
-from streamsched.kafka.directory import EgressDirectory
-from streamsched.kafka.egress_survey import Findings
 from tests.sim.clients import SimChangelog, SimProducer
-from tests.sim.disk import Disk
+from tests.sim.directory import SimDirectory
+from tests.sim.host import Host
+from tests.sim.reader import SimReader
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-START_MS = 1_800_000_000_000
-SURVEY_SECONDS = 2.0
 GROUP_COMMIT_SECONDS = 3.0
 SETTINGS_SECONDS_MAX = 0.5
-
-
-class Clock:
-    """The wall clock of a host: it drifts, and is set forward and back."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self.offset_ms = 0.0
-        self.drift = 0.0
-
-    def now_ms(self) -> int:
-        """Epoch milliseconds."""
-        seconds = self._now()
-        return START_MS + int(seconds * 1000 * (1 + self.drift) + self.offset_ms)
-
-    def error_ms(self) -> float:
-        """How far it is ahead of true time."""
-        return self._now() * 1000 * self.drift + self.offset_ms
-
-
-class Host:
-    """What outlives a process: its disk and its clock."""
-
-    def __init__(self, number: int, now: Callable[[], float]) -> None:
-        self.number = number
-        self.disk = Disk()
-        self.clock = Clock(now)
 
 
 class SimThreads(Threads):
@@ -74,126 +44,6 @@ class _AtOnce:
         function(*arguments)
 
 
-class SimSurvey:
-    """One look at the simulated cluster's egress topics, creating those that are missing."""
-
-    def __init__(self, world: "World", process: "SimProcess") -> None:
-        self._world = world
-        self._process = process
-
-    def run_once(
-        self, wanted: dict[str, int], suspects: set[str], idle: set[str], now: float
-    ) -> Findings:
-        """See `EgressSurvey.run_once`."""
-        del suspects, idle, now
-        found: dict[str, Destination] = {}
-        for name, partitions in wanted.items():
-            topic = self._world.broker.topics.get(name)
-            if topic is None:
-                topic = self._world.broker.create(name, partitions)
-            if topic.missing:
-                found[name] = Destination(name, 0, 0, Problem.MISSING, "is missing")
-            else:
-                found[name] = Destination(name, len(topic.partitions), topic.max_message_bytes)
-        return Findings(found, soon=False)
-
-
-class SimDirectory(EgressDirectory):
-    """The real directory, surveyed by a task in place of a thread."""
-
-    def __init__(self, world: "World", process: "SimProcess", on_change: Any) -> None:
-        super().__init__(world.settings, on_change=on_change, message_bytes_min=BATCH_BYTES_MAX)
-        self._wake = asyncio.Event()  # type: ignore[assignment]
-        self._survey = SimSurvey(world, process)
-
-    async def follow(self) -> None:
-        """Look now and then, and when asked."""
-        wake: Any = self._wake
-        while True:
-            wake.clear()
-            self._survey_once(self._survey)  # type: ignore[arg-type]
-            try:
-                async with asyncio.timeout(SURVEY_SECONDS):
-                    await wake.wait()
-            except TimeoutError:
-                pass
-            await asyncio.sleep(0.02)
-
-
-class SimReader:
-    """What `PartitionIngress` asks of the thread that reads."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-        self._marks: dict[int, tuple[int, int, int]] = {}
-        self._wake = asyncio.Event()
-
-    async def seek_to(
-        self, partition: int, offset: int | None, *, generation: int, epoch: int
-    ) -> int:
-        await self._latency()
-        start = self._world.jobs_log(partition).low if offset is None else offset
-        self._marks[partition] = (epoch, generation, start)
-        return start
-
-    async def fetch(self, wanted: frozenset[int], seconds: float) -> Sequence[FetchedChunk]:
-        await self._latency()
-        found = self._look(wanted)
-        if not found:
-            waiting = self._world.broker.on_append.setdefault(self._world.names.jobs, {})
-            waiting[self._wake.set] = None
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            await self._latency()
-            found = self._look(wanted)
-        self._wake.clear()
-        return found
-
-    def _look(self, wanted: frozenset[int]) -> list[FetchedChunk]:
-        chunks: list[FetchedChunk] = []
-        for partition in sorted(wanted):
-            mark = self._marks.get(partition)
-            if mark is None:
-                continue
-            epoch, generation, start = mark
-            most = self._world.rng.choice((1, 2, 5, 1_000))
-            records, end = self._world.jobs_log(partition).read(start, most)
-            if end == start:
-                continue
-            self._marks[partition] = (epoch, generation, end)
-            chunks.append(
-                FetchedChunk(epoch, IngressChunk(partition, generation, start, end, records))
-            )
-        return chunks
-
-    def forget(self) -> None:
-        """A rebalance has begun: nothing is read before the next seek."""
-        self._marks.clear()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    async def first_offset(self, partition: int) -> int:
-        await self._latency()
-        return self._world.jobs_log(partition).low
-
-    async def stable_offset(self, partition: int) -> int:
-        await self._latency()
-        return self._world.jobs_log(partition).stable
-
-    async def commit_group_offsets(self, offsets: dict[int, int]) -> None:
-        self._world.group_offsets.update(offsets)
-
-    async def leave_group(self) -> None:
-        await self._latency()
-
-    async def _latency(self) -> None:
-        await asyncio.sleep(self._world.rng.random() * 0.005)
-
-
 class SimRunners(PartitionRunners):
     """The real owner of partitions, connected to the simulation instead of a cluster."""
 
@@ -204,7 +54,7 @@ class SimRunners(PartitionRunners):
         process = self.process
         world = process.world
         self.cluster = world.cluster
-        process.directory = SimDirectory(world, process, self._wake_all)
+        process.directory = SimDirectory(world, self._wake_all)
         self._shared = process.share(self)
         self.view.topic_id = world.cluster.settings_topic_id
         self._reader = SettingsReader(world.settings, self.view, self._wake_all, self._ingress.fail)

@@ -12,8 +12,9 @@ from typing import Any
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.engine import ingress_buffer, runner
 from tests.property.strategies import SMALL_LIMITS as CORE_LIMITS
-from tests.sim.judge import Judge, faults_of_store
+from tests.sim.judge import Judge
 from tests.sim.protocol import Protocol
+from tests.sim.store_checks import faults_of_store
 from tests.sim.world import REAL, Shape, World
 
 LOAD_SECONDS = 12.0
@@ -121,7 +122,7 @@ class Scenario:
         self._plan_settings()
         for _ in range(rng.randrange(3, 12)):
             world.at(rng.random() * LOAD_SECONDS * 0.9, self._load)
-        for _ in range(rng.randrange(2, 7) if self.aim is None else rng.randrange(5, 15)):
+        for _ in range(rng.randrange(3, 10) if self.aim is None else rng.randrange(5, 15)):
             at = 1.0 + rng.random() * (LOAD_SECONDS - 1.5)
             world.at(at, self._happening(rng.choice(self.events)))
 
@@ -234,14 +235,15 @@ class Scenario:
         return actions[kind]
 
     def _spoil(self) -> None:
-        """An invalid settings record, of which a compaction leaves nothing else."""
+        """An invalid settings record; a new process finds nothing else after a compaction."""
         world = self.world
         known = [p.tenant for p in world.published if p.is_valid and p.fields is not None]
         if not known:
             return
-        tenant = self.rng.choice(known)
-        world.publish(tenant, {"rate": "0/s"}, is_valid=False)
-        world.compact_settings()
+        world.publish(self.rng.choice(known), {"rate": "0/s"}, is_valid=False)
+        soon = world.loop.time() + self.rng.choice((0.1, 1.0))
+        world.at(soon, world.compact_settings)
+        world.at(soon + 0.1, self._happening(self.rng.choice(("crash", "lose disk", "rebalance"))))
 
 
 def verdict(world: World, tenants: Iterable[str]) -> list[str]:

@@ -28,9 +28,10 @@ from tests.sim.broker import Broker
 from tests.sim.disk import SimStores
 from tests.sim.faults import Faults
 from tests.sim.group import Group
+from tests.sim.host import START_MS, Host
 from tests.sim.log import ABORTED, COMMITTED, Entry, PartitionLog
 from tests.sim.loop import Died, SimLoop
-from tests.sim.process import START_MS, Host, SimProcess, SimRunners
+from tests.sim.process import SimProcess, SimRunners
 from tests.sim.protocol import Protocol
 
 SETTINGS = Settings(app_id="s")
