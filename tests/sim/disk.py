@@ -1,5 +1,6 @@
 """The disk of a host: stores in memory whose rows outlive the process, and can be lost."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -7,6 +8,9 @@ from weakref import WeakValueDictionary
 from streamsched.core.store import Write
 from streamsched.store.errors import StoreLocked
 from streamsched.store.memory import MemoryStore
+
+SYNC_SHARE = 0.1
+"""Of the writes, how many are followed by a sync."""
 
 
 class DiskStore(MemoryStore):
@@ -25,12 +29,14 @@ class DiskStore(MemoryStore):
         self._refuse_if_closed()
         self._effect("apply")
         super().write(batch)
+        self._disk.maybe_sync(self._partition)
 
     def begin_load(self) -> None:
         """Remove every row, on the disk too."""
         self._refuse_if_closed()
         self._effect("wipe")
         super().begin_load()
+        self._disk.synced.pop(self._partition, None)
         self._disk.rows[self._partition] = self._families
 
     def close(self) -> None:
@@ -43,8 +49,11 @@ class DiskStore(MemoryStore):
 class Disk:
     """Rows by partition, of one host."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
+        self.synced: dict[int, dict[str, Any]] = {}
+        """What a loss of power leaves: the rows as they were at an earlier moment."""
+        self._rng = rng
         # Weak: a store that a cancelled task never got hold of is closed with its last reference.
         self.is_open: WeakValueDictionary[int, DiskStore] = WeakValueDictionary()
 
@@ -52,9 +61,20 @@ class Disk:
         """The process that had stores open is dead."""
         self.is_open.clear()
 
+    def maybe_sync(self, partition: int) -> None:
+        """Now and then the rows reach the medium itself."""
+        if self._rng.random() < SYNC_SHARE:
+            rows = self.rows[partition]
+            self.synced[partition] = {family: rows[family].copy() for family in rows}
+
+    def lose_power(self) -> None:
+        """Each store is as it was when it was last synced."""
+        self.rows, self.synced = self.synced, {}
+
     def lose(self) -> None:
         """Everything is gone."""
         self.rows.clear()
+        self.synced.clear()
 
 
 class SimStores:
@@ -77,6 +97,7 @@ class SimStores:
             raise StoreLocked(f"store of partition {partition} is open")
         self._effect("destroy")
         self._disk.rows.pop(partition, None)
+        self._disk.synced.pop(partition, None)
 
     def place(self, partition: int) -> str:
         """See `Stores.place`."""

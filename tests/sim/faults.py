@@ -14,9 +14,22 @@ KINDS = (
     "answer to commit is lost",
     "abort is lost",
     "changelog is unreadable",
+    "ingress is unreadable",
     "crash",
 )
 """Faults that strike at a call; those of whole processes are events of a scenario."""
+
+
+OUTAGE = frozenset(
+    {
+        "init is busy",
+        "commit is lost",
+        "abort is lost",
+        "changelog is unreadable",
+        "ingress is unreadable",
+    }
+)
+"""What every call meets while no broker can be reached."""
 
 
 class Faults:
@@ -28,12 +41,15 @@ class Faults:
         self.armed: Counter[str] = Counter()
         self.struck: Counter[str] = Counter()
         self.is_on = True
+        self.is_outage = False
         self.latency_seconds_max = 0.004
         self.missing_topic_seconds = 10.0
 
     def strikes(self, kind: str) -> bool:
         """Whether the fault happens now."""
-        if self.armed[kind]:
+        if self.is_outage and kind in OUTAGE:
+            pass
+        elif self.armed[kind]:
             self.armed[kind] -= 1
         elif not self.is_on or self.rng.random() >= self.rates.get(kind, 0.0):
             return False
@@ -42,5 +58,5 @@ class Faults:
 
     def stop(self) -> None:
         """Nothing goes wrong any more."""
-        self.is_on = False
+        self.is_on = self.is_outage = False
         self.armed.clear()

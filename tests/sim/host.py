@@ -1,5 +1,6 @@
 """What outlives a process: the disk and the clock of its host."""
 
+import random
 from collections.abc import Callable
 
 from tests.sim.disk import Disk
@@ -29,7 +30,7 @@ class Clock:
 class Host:
     """What outlives a process: its disk and its clock."""
 
-    def __init__(self, number: int, now: Callable[[], float]) -> None:
+    def __init__(self, number: int, now: Callable[[], float], rng: random.Random) -> None:
         self.number = number
-        self.disk = Disk()
+        self.disk = Disk(rng)
         self.clock = Clock(now)

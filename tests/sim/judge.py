@@ -272,14 +272,12 @@ class Judge:
                         self._say(f"{first.job.source} left before {later.job.source}")
 
     def _check_rates(self) -> None:
-        """Between changes of its settings, no window holds more than a tenant's rate allows."""
+        """Between changes of its settings, a tenant keeps to its rate, and rests when paused."""
         by_tenant: dict[str, list[Left]] = defaultdict(list)
         for left in self._left:
             by_tenant[left.job.tenant].append(left)
         for tenant, lefts in by_tenant.items():
-            for start, end, pace in self._paces(tenant):
-                if pace is None:
-                    continue
+            for start, end, fields in self._settings_of(tenant):
                 # Those that were decided before the span, in a cycle that stalled, belong to none.
                 from_ms = START_MS + start * 1000
                 times = sorted(
@@ -287,7 +285,11 @@ class Judge:
                     for left in lefts
                     if start <= left.appended_at < end and left.at_ms >= from_ms
                 )
-                self._check_windows(tenant, times, *pace)
+                rate = parse_rate(fields.get("rate", "unlimited"))
+                if rate is not None:
+                    self._check_windows(tenant, times, rate, fields.get("burst", 1))
+                if times and fields.get("paused"):
+                    self._say(f"{tenant} is paused, but {len(times)} jobs left, at {times}")
 
     def _check_windows(self, tenant: str, times: list[int], rate: Rate, burst: int) -> None:
         for periods in PERIODS:
@@ -302,7 +304,7 @@ class Judge:
                     )
                     return
 
-    def _paces(self, tenant: str) -> Iterator[tuple[float, float, tuple[Rate, int] | None]]:
+    def _settings_of(self, tenant: str) -> Iterator[tuple[float, float, dict[str, Any]]]:
         """Spans of true time in which certain settings were in force for certain."""
         own: dict[str, Any] = {}
         default: dict[str, Any] = {}
@@ -311,13 +313,13 @@ class Judge:
             if record.tenant not in {tenant, DEFAULT_TENANT}:
                 continue
             if record.is_valid:
-                yield since, record.at, _pace(own, default)
+                yield since, record.at, {**default, **own}
                 since = record.at + SETTLE_SECONDS
                 if record.tenant == tenant:
                     own = record.fields or {}
                 else:
                     default = record.fields or {}
-        yield since, float("inf"), _pace(own, default)
+        yield since, float("inf"), {**default, **own}
 
     # --- state -----------------------------------------------------------------------------
 
@@ -327,9 +329,3 @@ class Judge:
             if runner is not None and runner.partition is not None:
                 for fault in faults_of_store(self._world, runner.partition):
                     self._say(f"inside: {process} partition {partition}: {fault}")
-
-
-def _pace(own: dict[str, Any], default: dict[str, Any]) -> tuple[Rate, int] | None:
-    both = {**default, **own}
-    rate = parse_rate(both.get("rate", "unlimited"))
-    return None if rate is None else (rate, both.get("burst", 1))

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aiokafka.errors import KafkaTimeoutError
+
 from streamsched.engine.ingress import FetchedChunk
 from streamsched.engine.partitions import IngressChunk
 
@@ -45,6 +47,8 @@ class SimReader:
 
     def _look(self, wanted: frozenset[int]) -> list[FetchedChunk]:
         chunks: list[FetchedChunk] = []
+        if self._world.faults.is_outage:
+            return chunks
         for partition in sorted(wanted):
             mark = self._marks.get(partition)
             if mark is None:
@@ -69,10 +73,12 @@ class SimReader:
 
     async def first_offset(self, partition: int) -> int:
         await self._latency()
+        self._refuse_in_outage()
         return self._world.jobs_log(partition).low
 
     async def stable_offset(self, partition: int) -> int:
         await self._latency()
+        self._refuse_in_outage()
         return self._world.jobs_log(partition).stable
 
     async def commit_group_offsets(self, offsets: dict[int, int]) -> None:
@@ -80,6 +86,10 @@ class SimReader:
 
     async def leave_group(self) -> None:
         await self._latency()
+
+    def _refuse_in_outage(self) -> None:
+        if self._world.faults.strikes("ingress is unreadable"):
+            raise KafkaTimeoutError("the ingress: no answer")
 
     async def _latency(self) -> None:
         await asyncio.sleep(self._world.rng.random() * 0.005)

@@ -32,13 +32,14 @@ CALL_FAULTS: dict[str, float] = {
     "answer to commit is lost": 0.1,
     "abort is lost": 0.5,
     "changelog is unreadable": 0.05,
+    "ingress is unreadable": 0.1,
     "crash": 0.01,
 }
 """How often a fault strikes, in a world that has it."""
 
 EVENTS = (
-    "crash", "terminate", "freeze", "deafen", "rebalance", "lose disk", "clock",
-    "compact changelog", "compact settings", "refuse", "hide", "settings", "spoil",
+    "crash", "terminate", "freeze", "deafen", "rebalance", "lose disk", "lose power", "outage",
+    "clock", "compact changelog", "compact settings", "refuse", "hide", "settings", "spoil",
 )  # fmt: skip
 
 SMALL_LIMITS: tuple[tuple[Any, str, Any], ...] = (
@@ -220,6 +221,8 @@ class Scenario:
             "deafen": to_somebody(lambda p: world.deafen(p, rng.choice((1.0, 4.0, 6.0)))),
             "rebalance": world.group.rebalance,
             "lose disk": lambda: world.lose_disk(host),
+            "outage": lambda: world.cut_off_brokers(rng.choice((1.0, 4.0, 12.0))),
+            "lose power": lambda: world.lose_power(host),
             "clock": lambda: world.set_clock(
                 host, rng.choice((-3_000, -900, -20, 20, 900)), rng.choice((0, 0, -0.02, 0.02))
             ),

@@ -101,7 +101,7 @@ class WorldMachine(RuleBasedStateMachine):
             if compacts:
                 self.world.compact_settings()
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 2.0, 6.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 2.0, 6.0, 20.0]))
     def advance(self, seconds: float) -> None:
         """Time passes; every store is what its changelog comes to."""
         self.world.run(seconds)
@@ -142,6 +142,16 @@ class WorldMachine(RuleBasedStateMachine):
     def lose_disk(self, number: int) -> None:
         """A host comes back with nothing."""
         self.world.lose_disk(self.world.hosts[number])
+
+    @rule(number=st.integers(0, 1))
+    def lose_power(self, number: int) -> None:
+        """A host comes back with what it had a while ago."""
+        self.world.lose_power(self.world.hosts[number])
+
+    @rule(seconds=st.sampled_from([1.0, 11.0, 70.0]))
+    def cut_off_brokers(self, seconds: float) -> None:
+        """No broker can be reached, perhaps for longer than a commit is patient."""
+        self.world.cut_off_brokers(seconds)
 
     @rule(number=st.integers(0, 1), by_ms=st.sampled_from([-3_000, -100, 0, 900]))
     def set_clock(self, number: int, by_ms: int) -> None:

@@ -116,7 +116,7 @@ class World:
             (self.names.events, 1),
         ):
             self.broker.create(name, partitions)
-        self.hosts = [Host(number, self.loop.time) for number in range(self.shape.hosts)]
+        self.hosts = [Host(number, self.loop.time, self.rng) for number in range(self.shape.hosts)]
         self.group = Group(self, self.shape.partitions)
         self.processes: list[SimProcess] = []
         self.started = 0
@@ -285,11 +285,31 @@ class World:
 
     def lose_disk(self, host: Host) -> None:
         """The host's process dies, and its disk is empty when it comes back."""
+        self._crash_host(host)
+        host.disk.lose()
+        self.note(None, f"host {host.number} loses its disk")
+
+    def lose_power(self, host: Host) -> None:
+        """The host's process dies, and what was not synced to its disk is gone."""
+        self._crash_host(host)
+        host.disk.lose_power()
+        self.note(None, f"host {host.number} loses power")
+
+    def _crash_host(self, host: Host) -> None:
         for process in self.living():
             if process.host is host:
                 self.crash(process)
-        host.disk.lose()
-        self.note(None, f"host {host.number} loses its disk")
+
+    def cut_off_brokers(self, seconds: float) -> None:
+        """No call reaches a broker for a while."""
+        self.note(None, f"the brokers are away for {seconds:.0f} s")
+        self.faults.is_outage = True
+
+        def come_back() -> None:
+            self.faults.is_outage = False
+            self.note(None, "the brokers are back")
+
+        self.at(self.loop.time() + seconds, come_back)
 
     # --- topics ----------------------------------------------------------------------------
 
