@@ -48,7 +48,7 @@ def trace_of(seed: int, hash_seed: str) -> str:
 
 def test_a_seed_is_one_history(seed: int) -> None:
     """A seed repeats what it did, step by step, in another interpreter."""
-    for one in seeds_of(seed, 0)[:3]:
+    for one in seeds_of(seed, 0)[:1]:
         trace = trace_of(one, "1")
         assert trace.count("\n") > 30
         assert trace == trace_of(one, "2")
