@@ -42,7 +42,7 @@ class SimDirectory(EgressDirectory):
 
     def __init__(self, world: "World", on_change: Any) -> None:
         super().__init__(world.settings, on_change=on_change, message_bytes_min=BATCH_BYTES_MAX)
-        self._wake = asyncio.Event()  # type: ignore[assignment]
+        self._wake = asyncio.Event()
         self._survey = SimSurvey(world)
 
     async def follow(self) -> None:
@@ -50,7 +50,7 @@ class SimDirectory(EgressDirectory):
         wake: Any = self._wake
         while True:
             wake.clear()
-            self._survey_once(self._survey)  # type: ignore[arg-type]
+            self._survey_once(self._survey)
             try:
                 async with asyncio.timeout(SURVEY_SECONDS):
                     await wake.wait()

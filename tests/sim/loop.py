@@ -157,7 +157,7 @@ class SimLoop(asyncio.AbstractEventLoop):
                 if not task.done():
                     # Left to the collector, they would run whenever it likes, and complain.
                     with suppress(BaseException):
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
         finally:
             asyncio._set_running_loop(None)
         self._tasks.clear()
@@ -223,7 +223,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         timers = self._timers
         while timers:
             when, _, handle = timers[0]
-            if handle._cancelled:  # type: ignore[attr-defined]
+            if handle._cancelled:
                 heapq.heappop(timers)
                 continue
             if when > end:
@@ -241,9 +241,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         if len(ready) > 1 and self.shuffles and self._rng.random() < 0.3:
             ready.rotate(-self._rng.randrange(len(ready)))
         handle = ready.popleft()
-        if handle._cancelled:  # type: ignore[attr-defined]
+        if handle._cancelled:
             return
-        process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
+        process = handle._context.get(PROCESS)
         if process is not None:
             if process in self.killed:
                 return

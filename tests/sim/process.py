@@ -29,7 +29,7 @@ class SimThreads(Threads):
     def __init__(self, world: "World") -> None:
         super().__init__(world.settings, world.cluster.partitions)
         self._world = world
-        self.producing = _AtOnce()  # type: ignore[assignment]
+        self.producing = _AtOnce()
 
     def committed_offset(self, partition: int) -> int | None:
         """See `Threads.committed_offset`."""
@@ -100,7 +100,7 @@ class SimProcess:
                 world.broker, world.faults, lambda what: self.effect(f"{what} {number}"), identity
             )
             return world.protocol.producer(
-                client,  # type: ignore[arg-type]
+                client,
                 number,
                 world.names.changelog,
                 threads.producing,
@@ -112,7 +112,7 @@ class SimProcess:
             cluster=world.cluster,
             ingress=self.ingress,
             view=runners.view,
-            directory=self.directory,  # type: ignore[arg-type]
+            directory=self.directory,
             metrics=runners.metrics,
             threads=threads,
             stores=world.protocol.stores(self.host.disk, self.effect),

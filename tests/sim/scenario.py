@@ -13,6 +13,7 @@ from streamsched.core.names import DEFAULT_TENANT
 from streamsched.engine import ingress_buffer, runner
 from tests.property.strategies import SMALL_LIMITS as CORE_LIMITS
 from tests.sim.judge import Judge
+from tests.sim.loop import SpinsError
 from tests.sim.protocol import Protocol
 from tests.sim.store_checks import faults_of_store
 from tests.sim.world import REAL, Shape, World
@@ -98,9 +99,12 @@ class Scenario:
             for host in world.hosts:
                 world.at(self.rng.random() * 0.5, lambda host=host: world.start(host))
             self._plan()
-            world.run(LOAD_SECONDS)
-            inspect(world)
-            return verdict(world, self.tenants)
+            try:
+                world.run(LOAD_SECONDS)
+                inspect(world)
+                return verdict(world, self.tenants)
+            except SpinsError as error:
+                return [f"inside: {error}"]
 
     # --- planning --------------------------------------------------------------------------
 
@@ -108,6 +112,8 @@ class Scenario:
         rng, world = self.rng, self.world
         kinds = rng.sample(sorted(CALL_FAULTS), rng.choice((0, 1, 2, 3)))
         self.events = rng.sample(EVENTS, rng.choice((1, 2, 3)))
+        if rng.random() < 0.3:
+            self.events += ["freeze", "deafen"]
         if self.aim is not None:
             kinds = list(self.aim.calls)
             self.events = list(self.aim.events) or self.events
@@ -228,7 +234,7 @@ class Scenario:
             ),
             "compact changelog": lambda: [
                 world.compact_changelog(p) for p in range(world.shape.partitions)
-            ],  # type: ignore[dict-item]
+            ],
             "compact settings": world.compact_settings,
             "refuse": briefly(world.refuse, "refuses"),
             "hide": briefly(world.hide, "missing"),
