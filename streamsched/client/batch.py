@@ -5,8 +5,9 @@ from concurrent.futures import Future
 from typing import Final
 
 from streamsched.client.delivery import DeliveryError, DeliveryErrors, FailedJob, OnDone
-from streamsched.client.jobs import Job, Record, Submitted, job_record, now_ms, record_bytes
+from streamsched.client.jobs import Job, Record, Submitted, job_record, now_ms
 from streamsched.core.names import TopicNames
+from streamsched.core.wire import record_bytes
 
 CHUNK_JOBS_MAX: Final = 2_000
 CHUNK_BYTES_MAX: Final = 16 * 1024 * 1024

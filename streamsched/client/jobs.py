@@ -24,6 +24,7 @@ from streamsched.core.limits import (
 )
 from streamsched.core.names import TopicNames
 from streamsched.core.tenant_settings import TENANT_PATTERN
+from streamsched.core.wire import record_bytes
 
 Header = tuple[str, bytes | None]
 Headers = Mapping[str, str | bytes | None] | Iterable[tuple[str, str | bytes | None]]
@@ -129,12 +130,6 @@ def cancel_record(tenant: str, job_id: str, names: TopicNames) -> Record:
     """The ingress record that cancels a pending job. Raises `ValueError`."""
     headers: list[Header] = [(h.ID, encoded_id(job_id)), (h.OP, b"cancel")]
     return Record(names.jobs, tenant_key(tenant), None, headers, tenant, job_id)
-
-
-def record_bytes(record: Record) -> int:
-    """Key, value and headers together, uncompressed."""
-    headers_bytes = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
-    return len(record.key) + len(record.value or b"") + headers_bytes
 
 
 def tenant_key(tenant: str) -> bytes:

@@ -45,8 +45,8 @@ class IngressRecord(Protocol):
         ...
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """In the producer's order, repeated ones included."""
+    def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
+        """In the producer's order, repeated ones included; `None` where a name is no UTF-8."""
         ...
 
 

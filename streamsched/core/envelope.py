@@ -79,7 +79,8 @@ def decode_envelope(  # noqa: C901 - a straight way down, which is what makes it
     if envelope.payload is _UNSET:
         return Rejection(Reason.MISSING_PAYLOAD, "the envelope has no payload")
     more = envelope.headers
-    passed = record.headers if more is _UNSET else _headers_of_envelope(record.headers, more)
+    own = record.headers or []
+    passed = own if more is _UNSET else _headers_of_envelope(own, more)
     if isinstance(passed, Rejection):
         return passed
     key = None if envelope.key is _UNSET else envelope.key.encode()

@@ -28,7 +28,7 @@ def decode_header_mode(  # noqa: C901 - each check returns its own rejection
     record: IngressRecord, now_ms: int
 ) -> Command | Rejection:
     """Read a record that has headers of ours."""
-    split = _split_headers(record.headers)
+    split = _split_headers(record.headers or ())
     if isinstance(split, Rejection):
         return split
     ours, passed = split

@@ -7,6 +7,9 @@ from typing import Final
 JOB_BYTES_MAX: Final = 900 * 1024
 """Key, value and headers of a job together, uncompressed."""
 
+HEADER_BYTES: Final = 8
+"""What a header counts beside its name and value: the two lengths that are kept with them."""
+
 ADDED_HEADERS_BYTES_MAX: Final = 64 * 1024
 """Room that our topics and producers leave, above a job, for the headers we add."""
 

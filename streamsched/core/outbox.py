@@ -24,7 +24,8 @@ def rejected(
 ) -> OutRecord:
     """A refused record, as received, with the reason in added headers.
 
-    One that is too large carries its size and SHA-256 instead of its bytes.
+    One that is too large carries its size and SHA-256 instead of its bytes; headers of which a
+    name is no UTF-8 are left out, because no client here can write them.
     """
     timestamp = -1 if record.timestamp is None else record.timestamp
     added: list[tuple[str, bytes | None]] = [
@@ -37,7 +38,7 @@ def rejected(
     ]
     if rejection.reason is not Reason.TOO_LARGE:
         return OutRecord(
-            names.rejected, -1, record.key, record.value, [*record.headers, *added], now_ms
+            names.rejected, -1, record.key, record.value, [*(record.headers or ()), *added], now_ms
         )
     digest = hashlib.sha256(record.value or b"").hexdigest()
     added.append((h.ERROR_SIZE, b"%d" % record_bytes(record)))

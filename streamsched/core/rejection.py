@@ -29,7 +29,7 @@ class Reason(StrEnum):
     ILLEGAL_HEADERS = "illegal_headers"  #: `headers` is no object of strings, or names one of ours
     UNKNOWN_HEADER = "unknown_header"  #: a `streamsched-*` header that is not an ingress header
     DUPLICATE_HEADER = "duplicate_header"  #: one of our headers stands twice
-    HEADER_NOT_UTF8 = "header_not_utf8"  #: one of our headers is null or no UTF-8
+    HEADER_NOT_UTF8 = "header_not_utf8"  #: one of our headers, or any header's name, is no UTF-8
     ILLEGAL_OP = "illegal_op"  #: neither `schedule` nor `cancel`
     TOO_LARGE = "too_large"  #: over `job_bytes_max`, uncompressed
     MOVED_IN_CIRCLE = "moved_in_circle"  #: moved for this partition count, yet not in its place

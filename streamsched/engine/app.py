@@ -63,7 +63,7 @@ class SchedulerApp(faust.App):
             self.conf.broker_consumer,
             self,
             ingress=self.ingress,
-            ingress_topic=self.settings.names.jobs,
+            settings=self.settings,
             connection=self.connection,
         )
 

@@ -46,8 +46,8 @@ class IngressRecord(Protocol):
         ...
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """As received, in order."""
+    def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
+        """As received, in order; `None` where a header's name is no UTF-8."""
         ...
 
 

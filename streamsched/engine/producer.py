@@ -93,15 +93,28 @@ def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
     )
 
 
+def connect(settings: Settings, partition: int) -> Producer:
+    """The client of one partition; connects in the background, and fences nobody yet."""
+    return Producer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+
+
 class PartitionProducer:
     """Commits cycles of one partition, each in one transaction."""
 
-    def __init__(self, settings: Settings, partition: int, executor: Executor) -> None:
-        """Connects in the background; nothing is fenced before `fence`."""
+    def __init__(
+        self,
+        client: Producer,
+        partition: int,
+        changelog: str,
+        executor: Executor,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is fenced before `fence`. Calls that block are made in `executor`."""
         self._partition = partition
-        self._changelog = settings.names.changelog
+        self._changelog = changelog
         self._executor = executor
-        self._producer = Producer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+        self._producer = client
+        self._monotonic = monotonic
         self._changelog_offset = -1
         self._watches = False
         """Whether every record's fate is looked at; only after a failure, because it costs."""
@@ -113,7 +126,7 @@ class PartitionProducer:
         Retried while the broker is away or busy with the old transaction, as long as `is_wanted`;
         returns whether it was done. Raises `ProducerLostError` on a fatal error.
         """
-        started = time.monotonic()
+        started = self._monotonic()
         while is_wanted():
             try:
                 await self._call(self._producer.init_transactions, CALL_SECONDS)
@@ -124,7 +137,7 @@ class PartitionProducer:
                 log.warning(
                     "waiting for the broker to end the former owner's transaction",
                     partition=self._partition,
-                    seconds=round(time.monotonic() - started, 1),
+                    seconds=round(self._monotonic() - started, 1),
                     error=error.str(),
                 )
                 await asyncio.sleep(RETRY_SECONDS)
@@ -194,7 +207,7 @@ class PartitionProducer:
             self._changelog_offset = offset
 
     async def _commit(self) -> None:
-        deadline = time.monotonic() + COMMIT_SECONDS_MAX
+        deadline = self._monotonic() + COMMIT_SECONDS_MAX
         while True:
             try:
                 await self._call(self._producer.commit_transaction, CALL_SECONDS)
@@ -204,7 +217,7 @@ class PartitionProducer:
                     await self._abort()
                     self._watches = True
                     raise CycleFailedError(f"commit: {error.str()}", self._refusals) from exception
-                if error.fatal() or not error.retriable() or time.monotonic() > deadline:
+                if error.fatal() or not error.retriable() or self._monotonic() > deadline:
                     raise ProducerLostError(f"commit: {error.str()}") from exception
                 log.warning(
                     "commit timed out, trying it again",
@@ -215,13 +228,13 @@ class PartitionProducer:
                 return
 
     async def _abort(self) -> None:
-        deadline = time.monotonic() + COMMIT_SECONDS_MAX
+        deadline = self._monotonic() + COMMIT_SECONDS_MAX
         while True:
             try:
                 await self._call(self._producer.abort_transaction, CALL_SECONDS)
             except KafkaException as exception:
                 error = exception.args[0]
-                if error.fatal() or not error.retriable() or time.monotonic() > deadline:
+                if error.fatal() or not error.retriable() or self._monotonic() > deadline:
                     raise ProducerLostError(f"abort: {error.str()}") from exception
             else:
                 return

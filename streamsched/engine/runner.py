@@ -5,9 +5,7 @@ at the fence; whatever was committed is in the changelog.
 """
 
 import asyncio
-import time
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -19,11 +17,13 @@ from streamsched.core.cycle import Chunk, Cycle
 from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
 from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
+from streamsched.core.store import Store
+from streamsched.engine.changelog import ChangelogError
 from streamsched.engine.ingress_buffer import IngressBuffer
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
 from streamsched.engine.reader import StartError
-from streamsched.engine.replaying import ReplayError, replay_changelog
+from streamsched.engine.replaying import replay_changelog
 from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.state_checks import (
     reason_to_rebuild,
@@ -32,7 +32,6 @@ from streamsched.engine.state_checks import (
     truncated_ingress,
 )
 from streamsched.store.errors import StoreCorrupt, StoreError, StoreLocked
-from streamsched.store.rocks import RocksStore
 
 CYCLE_SECONDS_MIN: Final = 0.040
 """Cycles of a partition with little to do begin at least this far apart. Each costs the broker a
@@ -45,7 +44,13 @@ END_LOOKS_MAX: Final = 20
 
 log = structlog.get_logger()
 
-_BEGIN_AGAIN: Final = (ProducerLostError, ReplayError, StoreCorrupt, AiokafkaError, KafkaException)
+_BEGIN_AGAIN: Final = (
+    ProducerLostError,
+    ChangelogError,
+    StoreCorrupt,
+    AiokafkaError,
+    KafkaException,
+)
 
 
 class Runner:
@@ -58,13 +63,17 @@ class Runner:
         self.replay_records_left = 0
         self.clock_is_back_ms = 0
         """How far the wall clock is behind the last cycle, if that is more than is tolerated."""
+        self.failed_cycles = 0
+        """How often in a row its transaction has failed."""
+        self.failure = ""
+        """Why it did last."""
         self.partition: Partition | None = None
         self._shared = shared
         self._generation = generation
         self._wake = asyncio.Event()
         self._buffer = IngressBuffer()
         self._stopping = False
-        self._store: RocksStore | None = None
+        self._store: Store | None = None
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -138,7 +147,7 @@ class Runner:
         if isinstance(error, ProducerLostError):
             self._shared.metrics.producers_lost.inc()
         if isinstance(error, StoreCorrupt):
-            await self._shared.threads.reading(RocksStore.destroy, self._path())
+            await self._destroy_store()
         await asyncio.sleep(RETRY_SECONDS)
 
     def _release(self) -> None:
@@ -154,14 +163,11 @@ class Runner:
 
     # --- recovery --------------------------------------------------------------------------
 
-    def _path(self) -> Path:
-        return self._shared.settings.data_dir / self._shared.settings.app_id / str(self.number)
-
     async def _recover(self) -> None:
         """From nothing to a partition that may run its first cycle, in the order that is safe."""
         shared = self._shared
         self.phase = Phase.FENCING
-        self._producer = PartitionProducer(shared.settings, self.number, shared.threads.producing)
+        self._producer = shared.make_producer(self.number)
         if not await self._producer.fence(self._is_wanted) or not self._is_wanted():
             return
         self.phase = Phase.REPLAYING
@@ -189,36 +195,38 @@ class Runner:
         self._wake.set()
         shared.ingress.wake()
 
-    async def _replayed_store(self) -> RocksStore:
+    async def _replayed_store(self) -> Store:
         """The local store, brought up to the end of the changelog."""
         shared = self._shared
-        path = self._path()
-        store = await self._open_store(path)
+        store = await self._open_store()
         for _ in range(2):
-            fault = reason_to_rebuild(store, shared.cluster, shared.clock_ms())
+            fault = reason_to_rebuild(
+                store, shared.stores.place(self.number), shared.cluster, shared.clock_ms()
+            )
             if fault:
                 log.warning("local state is rebuilt", partition=self.number, reason=fault)
                 store.close()
-                await shared.threads.reading(RocksStore.destroy, path)
-                store = await self._open_store(path)
+                await self._destroy_store()
+                store = await self._open_store()
             self._store = store
             result = await shared.threads.reading(
                 partial(
                     replay_changelog,
-                    shared.settings,
+                    shared.open_changelog,
                     self.number,
                     store,
                     shared.cluster.changelog_topic_id,
                     is_wanted=self._is_wanted,
                     on_progress=self._note_progress,
+                    monotonic=shared.monotonic,
                 )
             )
             if not result.was_ahead:
                 break
             log.warning("local state is ahead of the changelog, rebuilt", partition=self.number)
             store.close()
-            await shared.threads.reading(RocksStore.destroy, path)
-            store = await self._open_store(path)
+            await self._destroy_store()
+            store = await self._open_store()
         log.info(
             "partition recovered",
             partition=self.number,
@@ -227,17 +235,21 @@ class Runner:
         )
         return store
 
-    async def _open_store(self, path: Path) -> RocksStore:
+    async def _open_store(self) -> Store:
         """Open the store; the former owner in this process may need a moment to let go."""
+        shared = self._shared
         for _ in range(20):
             try:
-                return await self._shared.threads.reading(RocksStore, path)
+                return await shared.threads.reading(shared.stores.open, self.number)
             except StoreLocked:
                 await asyncio.sleep(0.1)
             except StoreCorrupt as error:
                 log.warning("local state is rebuilt", partition=self.number, reason=str(error))
-                await self._shared.threads.reading(RocksStore.destroy, path)
-        return await self._shared.threads.reading(RocksStore, path)
+                await self._destroy_store()
+        return await shared.threads.reading(shared.stores.open, self.number)
+
+    async def _destroy_store(self) -> None:
+        await self._shared.threads.reading(self._shared.stores.destroy, self.number)
 
     def _note_progress(self, records_left: int) -> None:
         self.replay_records_left = records_left
@@ -262,7 +274,9 @@ class Runner:
         else:
             first = await ingress.beginning_offset(number)
             topic_id = shared.cluster.jobs_topic_id
-            refuse_foreign_ingress(settings, number, position, first, topic_id, self._path())
+            refuse_foreign_ingress(
+                settings, number, position, first, topic_id, shared.stores.place(number)
+            )
             for _ in range(END_LOOKS_MAX):
                 fault = truncated_ingress(settings, number, position, end)
                 if not fault:
@@ -279,7 +293,7 @@ class Runner:
     async def _cycle_until_unwanted(self) -> None:
         partition = self.partition
         while partition is not None and self._is_wanted():
-            started = time.monotonic()
+            started = self._shared.monotonic()
             chunk = self._next_chunk()
             self._wake.clear()
             now_ms = self._read_clock(partition)
@@ -287,13 +301,13 @@ class Runner:
             if cycle is None:
                 continue
             if self._buffer or cycle.wake_at_ms <= cycle.now_ms:
-                pause = CYCLE_SECONDS_MIN - (time.monotonic() - started)
+                pause = CYCLE_SECONDS_MIN - (self._shared.monotonic() - started)
                 # A full cycle is followed at once; a small one waits for company.
                 is_full = len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8
                 await asyncio.sleep(0 if is_full else max(0.0, pause))
                 continue
             await self._sleep((cycle.wake_at_ms - self._shared.clock_ms()) / 1000)
-            rest = CYCLE_SECONDS_MIN - (time.monotonic() - started)
+            rest = CYCLE_SECONDS_MIN - (self._shared.monotonic() - started)
             if rest > 0:
                 await asyncio.sleep(rest)
 
@@ -304,28 +318,33 @@ class Runner:
         shared = self._shared
         metrics = shared.metrics
         while self._is_wanted():
-            started = time.perf_counter()
+            started = shared.monotonic()
             try:
                 cycle = partition.run_once(now_ms, chunk)
             except BrokenIndexError as error:
                 raise StoreCorrupt(str(error)) from error
-            decided = time.perf_counter()
+            decided = shared.monotonic()
             metrics.cycle_seconds.observe(decided - started)
             changelog_offset = None
             if cycle.needs_transaction:
                 try:
                     changelog_offset = await self._commit(cycle)
                 except CycleFailedError as error:
+                    self.failed_cycles += 1
+                    self.failure = str(error)
                     await self._after_failure(partition, cycle, error)
                     now_ms = self._read_clock(partition)
                     continue
-                metrics.transaction_seconds.observe(time.perf_counter() - decided)
+                metrics.transaction_seconds.observe(shared.monotonic() - decided)
             # A late apply after a revoke would raise ghosts in a store that moved on.
             if not self._shared.ingress.owns(self.number, self._generation):
                 return None
             partition.commit(cycle, changelog_offset)
+            self.failed_cycles = 0
             metrics.count(cycle)
-            shared.ingress.commit_lazily(self.number, partition.next_offset)
+            if cycle.needs_transaction:
+                # Where the group has an offset there must be state: its loss is told by that.
+                shared.ingress.commit_lazily(self.number, partition.next_offset)
             return cycle
         return None
 

@@ -9,13 +9,15 @@ from typing import Final
 import structlog
 
 from streamsched.core.settings_view import SettingsView
+from streamsched.engine.changelog import ChangelogConsumer
 from streamsched.engine.cluster import Cluster, inspect_cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
-from streamsched.engine.producer import BATCH_BYTES_MAX
+from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
 from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Phase, Shared
+from streamsched.engine.stores import RocksStores
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
@@ -26,6 +28,9 @@ STOP_SECONDS: Final = 1.7
 """Within what the frame grants for a revoke."""
 
 GAUGES_SECONDS: Final = 1.0
+FAILED_CYCLES_MIN: Final = 3
+"""Transactions that have failed in a row before a partition is called unready for it; a topic that
+has just broken costs one or two."""
 
 log = structlog.get_logger()
 
@@ -68,6 +73,7 @@ class PartitionRunners:
         )
         directory.start()
         self.cluster = cluster
+        threads = Threads(settings, cluster.partitions)
         self._shared = Shared(
             settings=settings,
             cluster=cluster,
@@ -75,8 +81,14 @@ class PartitionRunners:
             view=self.view,
             directory=directory,
             metrics=self.metrics,
-            threads=Threads(settings, cluster.partitions),
+            threads=threads,
+            stores=RocksStores(settings),
+            make_producer=lambda number: PartitionProducer(
+                connect(settings, number), number, settings.names.changelog, threads.producing
+            ),
+            open_changelog=partial(ChangelogConsumer, settings),
             clock_ms=_wall_clock_ms,
+            monotonic=time.monotonic,
         )
         self._reader = SettingsReader(settings, self.view, self._wake_all)
         self._reader.start()
@@ -141,6 +153,10 @@ class PartitionRunners:
                 left = runner.replay_records_left
                 more = f", {left} records left" if left else ""
                 found[f"partition {number}"] = f"{runner.phase.value}{more}"
+            elif runner.failed_cycles >= FAILED_CYCLES_MIN:
+                found[f"partition {number}"] = (
+                    f"its last {runner.failed_cycles} transactions failed: {runner.failure}"
+                )
             elif runner.clock_is_back_ms:
                 found[f"partition {number}"] = (
                     f"the clock is {runner.clock_is_back_ms} ms behind the last cycle"

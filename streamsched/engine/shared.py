@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from streamsched.core.settings_view import SettingsView
+from streamsched.engine.changelog import ChangelogSource
 from streamsched.engine.cluster import Cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress
+from streamsched.engine.producer import PartitionProducer
+from streamsched.engine.stores import Stores
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
@@ -25,7 +28,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runners of a process use together."""
+    """What all runners of a process use together.
+
+    Whatever they touch of the world outside, time, disk and broker, they touch through this, so
+    that a simulation can put its own in the place of each.
+    """
 
     settings: Settings
     cluster: Cluster
@@ -34,4 +41,11 @@ class Shared:
     directory: EgressDirectory
     metrics: Metrics
     threads: Threads
+    stores: Stores
+    make_producer: Callable[[int], PartitionProducer]
+    """A producer for the partition of that number."""
+    open_changelog: Callable[[int], ChangelogSource]
     clock_ms: Callable[[], int]
+    """Wall clock; may step."""
+    monotonic: Callable[[], float]
+    """Seconds of no particular epoch; never steps."""

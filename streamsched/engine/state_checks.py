@@ -4,19 +4,16 @@ What can be rebuilt is rebuilt; what would silently lose or repeat jobs is refus
 that says what was found and what to do.
 """
 
-from pathlib import Path
-
 from streamsched.core import state
 from streamsched.core.state import Position
-from streamsched.core.store import META
+from streamsched.core.store import META, Reader
 from streamsched.engine.cluster import Cluster
 from streamsched.engine.reader import StartError
 from streamsched.settings import Settings
-from streamsched.store.rocks import RocksStore
 
 
-def reason_to_rebuild(store: RocksStore, cluster: Cluster, now_ms: int) -> str:
-    """Why local state cannot be gone on from; empty if it can.
+def reason_to_rebuild(store: Reader, place: str, cluster: Cluster, now_ms: int) -> str:
+    """Why local state, which lies at `place`, cannot be gone on from; empty if it can.
 
     Raises `StartError` if the changelog it was built from is not the one there is now.
     """
@@ -26,7 +23,7 @@ def reason_to_rebuild(store: RocksStore, cluster: Cluster, now_ms: int) -> str:
     _, topic_id = state.decode_changelog_offset(value)
     if topic_id != cluster.changelog_topic_id:
         raise StartError(
-            f"local state {store.path} was built from another changelog topic than the one there "
+            f"local state {place} was built from another changelog topic than the one there "
             "is now: that topic was deleted and made anew. Remove the folder to accept the loss "
             "of what the old topic held"
         )
@@ -56,7 +53,7 @@ def refuse_foreign_ingress(
     position: Position,
     first: int,
     jobs_topic_id: str,
-    path: Path,
+    place: str,
 ) -> None:
     """Raise `StartError` where the ingress topic cannot be gone on with at `position`.
 
@@ -67,7 +64,7 @@ def refuse_foreign_ingress(
         raise StartError(
             f"topic {topic} was deleted and made anew since partition {partition} was read up to "
             "an offset of the old one. To begin anew, delete the topic "
-            f"{settings.names.changelog}, apply the topics again, and remove {path}"
+            f"{settings.names.changelog}, apply the topics again, and remove {place}"
         )
     if position.next_offset < first:
         raise StartError(

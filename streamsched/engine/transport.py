@@ -18,6 +18,7 @@ from mode import Service
 
 from streamsched.engine.ingress import FetchedChunk, PartitionIngress
 from streamsched.engine.reader import ReaderThread, RebalanceListener
+from streamsched.settings import Settings
 
 GROUP_COMMIT_SECONDS: Final = 3.0
 
@@ -37,7 +38,7 @@ class ChunkConsumer(driver.Consumer):
     @property
     def ingress_topic(self) -> str:
         """The only topic that is ever fetched."""
-        return self.transport.ingress_topic
+        return self.transport.settings.names.jobs
 
     def _new_consumer_thread(self) -> ReaderThread:
         thread = ReaderThread(self, loop=self.loop, beacon=self.beacon)
@@ -104,11 +105,11 @@ class ChunkTransport(driver.Transport):
         self,
         *args: Any,
         ingress: PartitionIngress,
-        ingress_topic: str,
+        settings: Settings,
         connection: Mapping[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.ingress = ingress
-        self.ingress_topic = ingress_topic
+        self.settings = settings
         self.connection = connection

@@ -41,7 +41,8 @@ class Record:
 
     key: bytes | None = None
     value: bytes | None = b""
-    headers: Headers = ()
+    headers: Headers | None = ()
+    """`None` where the name of one is no UTF-8."""
     timestamp: int | None = None
     offset: int = -1
 

@@ -1,5 +1,6 @@
 """Bad records between good ones: refused by name, kept untouched, and nobody is held up."""
 
+import asyncio
 import hashlib
 import json
 import time
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator, producer
+from aiokafka.record import default_records
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
@@ -171,6 +175,66 @@ def test_job_that_is_small_only_while_compressed_is_refused(shared: Installation
     assert size is not None
     assert int(size) > len(too_large)
     assert header(kept, h.ERROR_SHA256) == hashlib.sha256(too_large).hexdigest()
+
+
+class NoText(str):
+    """The name of a header as other languages' clients can write it."""
+
+    __slots__ = ()
+
+    def encode(self, *_args: object, **_kwargs: object) -> bytes:
+        """Bytes that are no UTF-8."""
+        return b"\xff\xfe"
+
+
+async def send_in_one_batch(
+    kafka: str, topic: str, partition: int, records: list[tuple[bytes, bytes, Headers]]
+) -> list[int]:
+    """Produce keys, values and headers with nothing between them; returns their offsets."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=500) as client:
+        sent = [
+            await client.send(topic, value, key, partition, headers=list(headers))
+            for key, value, headers in records
+        ]
+        return [(await one).offset for one in sent]
+
+
+def test_records_whose_headers_cannot_be_copied_are_refused_and_the_others_served(
+    shared: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of headers that are no UTF-8, and so many headers that they do not fit beside ours."""
+    # The compiled builder takes the text itself and never calls `encode`.
+    in_python = default_records._DefaultRecordBatchBuilderPy
+    for module in (message_accumulator, producer):
+        monkeypatch.setattr(module, "DefaultRecordBatchBuilder", in_python)
+    [tenant] = tenants_of(PARTITION, shared.partitions, 1, "beside")
+    names = shared.names
+    due_now = (h.DELAY_MS, b"0")
+    good = [(tenant.encode(), b"%d" % i, [(h.ID, b"good-%d" % i), due_now]) for i in range(3)]
+    no_text = (tenant.encode(), GOOD, [(NoText("?"), b"1"), (h.ID, b"no-text"), due_now])
+    many = [("a", b"")] * 110_000 + [(h.ID, b"many"), due_now]
+    offsets = asyncio.run(
+        send_in_one_batch(shared.kafka, names.jobs, PARTITION, [good[0], no_text, good[1]])
+    )
+    shared.sender.record(tenant.encode(), GOOD, many, partition=PARTITION)
+    shared.sender.record(*good[2], partition=PARTITION)
+    shared.sender.flush()
+    served = shared.dispatched(tenant, 3)
+    assert [job_id(m) for m in served] == ["good-0", "good-1", "good-2"]
+    [kept] = shared.committed(
+        names.rejected, 1, lambda m: header(m, h.ERROR_OFFSET) == str(offsets[1])
+    )
+    assert header(kept, h.ERROR_CODE) == Reason.HEADER_NOT_UTF8
+    assert (kept.key(), kept.value()) == (tenant.encode(), GOOD)
+    [event] = [
+        event
+        for event in read_events(shared.kafka, names.events)
+        if event["event"] == "rejected"
+        and event["partition"] == PARTITION
+        and event["offset"] > offsets[2]
+        and event["reason"] == Reason.TOO_LARGE
+    ][:1]
+    assert event["offset"] == offsets[2] + 1
 
 
 def test_invalid_settings_leave_the_last_valid_in_force(shared: Installation) -> None:

@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition, delete_topic
 from tests.broker.installation import Installation, prepared
+from tests.broker.sending import tenants_of
 
 PARTITIONS = 1
 
@@ -88,6 +89,28 @@ def test_state_that_does_not_fit_the_topics_is_refused(
         it.sender.job("acme", "again")
         it.sender.flush()
         start_anew(it, jobs=3)
+
+
+@pytest.mark.timeout(240)
+def test_starts_again_though_a_partition_never_had_a_record(
+    kafka: str, admin: AdminClient, tmp_path: Path
+) -> None:
+    """An empty partition has no state, and that is no loss: not with its folder, nor without."""
+    with prepared(kafka, tmp_path, partitions=2) as it:
+        it.process.start()
+        it.process.wait_ready()
+        [tenant] = tenants_of(0, 2, 1, "only")
+        for number in range(3):
+            it.sender.job(tenant, f"{number}")
+            it.sender.flush()
+            it.dispatched(tenant, number + 1)
+            # The offsets of all partitions are committed together.
+            await_group_offset(it, admin, number + 1)
+            assert it.process.terminate() == 0
+            if number:
+                shutil.rmtree(it.process.folder / "data")
+            it.process.start()
+            it.process.wait_ready()
 
 
 def start_anew(it: Installation, jobs: int) -> None:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from streamsched.core import headers as h
-from streamsched.core.limits import JOB_BYTES_MAX
+from streamsched.core.limits import HEADER_BYTES, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.placement import partition_for
 from tests.contract.world import Headers, Produced, Received, World
@@ -294,10 +294,11 @@ def test_job_too_large_is_refused_by_its_digest(world: World) -> None:
 def test_largest_job_passes(world: World) -> None:
     """A job of exactly the limit is dispatched whole, even from a wrong partition."""
     due = b"%d" % world.now_ms()
-    used = len(b"acme") + sum(len(n) + len(v) for n, v in ((h.ID, b"a"), (h.DUE_AT, due)))
+    marks = ((h.ID, b"a"), (h.DUE_AT, due))
+    used = len(b"acme") + sum(len(n) + len(v) + HEADER_BYTES for n, v in marks)
     body = b"\x01" * (JOB_BYTES_MAX - used)
     wrong = wrong_partition(world, "acme")
-    world.submit(b"acme", body, [(h.ID, b"a"), (h.DUE_AT, due)], partition=wrong)
+    world.submit(b"acme", body, marks, partition=wrong)
     [record] = world.wait_for_egress(egress(world, "acme"), 1)
     assert record.value == body
 

@@ -22,7 +22,6 @@ from streamsched.client.jobs import (
     cancel_record,
     job_record,
     new_job_id,
-    record_bytes,
 )
 from streamsched.client.tenants import (
     TenantSettings,
@@ -37,7 +36,7 @@ from streamsched.core.limits import DUE_AHEAD_MS_MAX, JOB_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.placement import partition_for
 from streamsched.core.settings_view import SettingsView
-from streamsched.core.wire import decode
+from streamsched.core.wire import decode, record_bytes
 
 NAMES = TopicNames("app")
 NOW_MS = 1_800_000_000_000

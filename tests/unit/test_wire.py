@@ -233,6 +233,35 @@ def test_depth_is_counted_in_linear_time(end: bytes) -> None:
     assert time.process_time() - started < 5
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(b"acme", b"x", [("a", b"")] * 130_000 + [ID, DUE], NOW, 7),
+        Record(
+            b"acme",
+            b'{"id":"a","delay_ms":0,"payload":1,"headers":{%s}}'
+            % b",".join(b'"%x":""' % number for number in range(80_000)),
+            [],
+            NOW,
+        ),
+    ],
+    ids=["header mode", "envelope"],
+)
+def test_headers_count_with_what_is_kept_beside_them(record: Record) -> None:
+    """Many headers without a value fill a record, too; kept, it would be too large to write."""
+    decoded = decode(record, NOW)
+    assert isinstance(decoded, Rejection)
+    assert decoded.reason is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("value", [b"{}", b'{"id":"a","delay_ms":0,"payload":1}', None])
+def test_record_whose_header_names_are_no_text_is_refused(value: bytes | None) -> None:
+    """Whatever else is in it: its headers could not be passed on."""
+    decoded = decode(Record(b"acme", value, None, NOW, 7), NOW)
+    assert isinstance(decoded, Rejection)
+    assert decoded.reason is Reason.HEADER_NOT_UTF8
+
+
 def test_moved_job_may_have_grown_by_its_marks() -> None:
     """A job of exactly the limit is still accepted after it was moved."""
     names = TopicNames()

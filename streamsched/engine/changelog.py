@@ -1,0 +1,119 @@
+"""Reading the changelog of one partition, as far as it is committed."""
+
+from typing import Final, NamedTuple, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from streamsched.core.replay import ChangelogRecord
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.settings import Settings
+
+RECORDS_PER_READ_MAX: Final = 5_000
+READ_SECONDS_MAX: Final = 0.5
+BOUNDS_SECONDS_MAX: Final = 10.0
+
+
+class ChangelogError(Exception):
+    """The changelog could not be read; the text says why."""
+
+
+class Stretch(NamedTuple):
+    """Committed records in their order, and the position after them."""
+
+    records: list[ChangelogRecord]
+    next_offset: int
+    """What `Replay.apply` wants. At the end of the log it is past the markers that close it."""
+
+
+class ChangelogSource(Protocol):
+    """The changelog of one partition at read_committed; all calls block.
+
+    `bounds`, `seek`, then `read` as often as wanted: up to an end, or for ever by one who follows
+    it. One thread at a time. All raise `ChangelogError`.
+    """
+
+    def bounds(self) -> tuple[int, int]:
+        """Earliest and end offset now. After fencing no transaction is open below the end."""
+        ...
+
+    def seek(self, offset: int) -> None:
+        """Read from `offset` on."""
+        ...
+
+    def read(self) -> Stretch | None:
+        """What comes next, after at most `READ_SECONDS_MAX`; `None` where nothing was heard."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class ChangelogConsumer:
+    """`ChangelogSource` on a cluster, outside of any group."""
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        """Connects in the background."""
+        self._topic = settings.names.changelog
+        self._partition = partition
+        self._next_offset = 0
+        self._consumer = Consumer(
+            settings.client_config(
+                **{
+                    "group.id": f"{settings.app_id}-replay",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "error",
+                    "fetch.wait.max.ms": 20,
+                    "fetch.min.bytes": 1,
+                    "max.partition.fetch.bytes": 8 * 1024 * 1024,
+                    "queued.max.messages.kbytes": 32 * 1024,
+                }
+            ),
+            logger=LIBRDKAFKA_LOG,
+        )
+
+    def bounds(self) -> tuple[int, int]:
+        """See `ChangelogSource.bounds`."""
+        place = TopicPartition(self._topic, self._partition)
+        try:
+            low, end = self._consumer.get_watermark_offsets(
+                place, timeout=BOUNDS_SECONDS_MAX, cached=False
+            )
+        except KafkaException as exception:
+            raise self._unreadable(exception.args[0]) from exception
+        return low, end
+
+    def seek(self, offset: int) -> None:
+        """See `ChangelogSource.seek`."""
+        self._next_offset = offset
+        try:
+            self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
+        except KafkaException as exception:
+            raise self._unreadable(exception.args[0]) from exception
+
+    def read(self) -> Stretch | None:
+        """See `ChangelogSource.read`."""
+        try:
+            messages = self._consumer.consume(RECORDS_PER_READ_MAX, READ_SECONDS_MAX)
+        except KafkaException as exception:
+            raise self._unreadable(exception.args[0]) from exception
+        records: list[ChangelogRecord] = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append((message.key(), message.value()))  # type: ignore[arg-type]
+                self._next_offset = (message.offset() or 0) + 1
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                self._next_offset = max(self._next_offset, message.offset() or 0)
+            elif not error.retriable():
+                raise self._unreadable(error)
+        return Stretch(records, self._next_offset) if messages else None
+
+    def close(self) -> None:
+        """See `ChangelogSource.close`."""
+        self._consumer.close()
+
+    def _unreadable(self, error: KafkaError) -> ChangelogError:
+        return ChangelogError(f"changelog {self._topic}-{self._partition}: {error.str()}")
