@@ -73,15 +73,9 @@ def run(
         with world.fault():
             world.start()
             prepare(world)
-        while True:
-            for fault in choose(world, possible):
-                do(world, fault, outcome)
-                if until and time.monotonic() > until:
-                    break
-            if time.monotonic() >= until:
-                break
+        do_rounds(world, outcome, lambda: choose(world, possible), until)
         finish(world, outcome)
-    except (NotCalm, NotHappened, ReaderFault) as error:
+    except (NotCalm, ReaderFault) as error:
         outcome.broken.append(f"{type(error).__name__}: {error}")
     finally:
         world.close()
@@ -101,6 +95,25 @@ def prepare(world: World) -> None:
     world.add_member()
     world.await_calm()
     world.say("two schedulers work")
+
+
+def do_rounds(
+    world: World, outcome: Outcome, choose: Callable[[], Sequence[Fault]], until: float
+) -> None:
+    """One round after the other until the time is over; what does not come back ends it early."""
+    while True:
+        for fault in choose():
+            try:
+                do(world, fault, outcome)
+            except (NotCalm, NotHappened) as error:
+                outcome.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
+                world.say(f"  {outcome.broken[-1][:500]}")
+                if isinstance(error, NotCalm):
+                    return
+            if until and time.monotonic() > until:
+                return
+        if time.monotonic() >= until:
+            return
 
 
 def do(world: World, fault: Fault, outcome: Outcome) -> None:
