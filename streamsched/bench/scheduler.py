@@ -11,7 +11,8 @@ from typing import Final
 from streamsched.bench.child import Child
 from streamsched.bench.errors import BenchError
 from streamsched.core.names import TopicNames
-from streamsched.kafka.broker_node import HOST, free_port
+from streamsched.kafka.broker_config import HOST
+from streamsched.kafka.broker_node import free_port
 
 READY_SECONDS_MAX: Final = 60.0
 ANSWER_SECONDS_MAX: Final = 10.0
