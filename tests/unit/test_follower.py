@@ -99,7 +99,7 @@ class World:
         self.metrics = Metrics()
         self.settings = Settings(data_dir=folder)
         self.stores = RocksStores(self.settings)
-        self.cluster = Cluster(1, "jobs", "changelog", RETENTION_MS)
+        self.cluster = Cluster(1, "jobs", "changelog", "settings", RETENTION_MS)
         self.threads = self
         self.monotonic = time.monotonic
 
