@@ -109,6 +109,18 @@ def recovery(
     _show(output, lambda: bench_recovery(pending, tenants, partitions))
 
 
+@app.command()
+def failover(
+    tenants: Tenants = 20,
+    partitions: Partitions = PARTITIONS,
+    output: Output = Format.TABLE,
+) -> None:
+    """How late jobs are while one of two schedulers is killed, stopped, started, or replaced."""
+    from streamsched.bench.failover import bench_failover  # noqa: PLC0415 - as above
+
+    _show(output, lambda: bench_failover(tenants, partitions))
+
+
 def _show(output: Format, measure: Callable[[], Sequence["BenchResult"]]) -> None:
     """Measure and print; Ctrl-C and SIGTERM end everything that was started."""
     try:

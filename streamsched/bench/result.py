@@ -29,6 +29,8 @@ class BenchResult:
     """From a job's due time to its receipt by a read_committed consumer."""
     lateness_ms_p99: float | None = None
     lateness_ms_max: float | None = None
+    back_to_normal_seconds: float | None = None
+    """From an event until jobs fell due of which 99 % came within a second, and went on so."""
     ack_ms_p99: float | None = None
     """From handing a job to a producer to the broker's acknowledgement."""
     pending: int | None = None

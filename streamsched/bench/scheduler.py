@@ -66,19 +66,24 @@ class Scheduler(Child):
     """One scheduler process with a data folder of its own; a context manager."""
 
     def __init__(
-        self, bootstrap_servers: str, names: TopicNames, folder: Path, log_level: str = "warning"
+        self,
+        bootstrap_servers: str,
+        names: TopicNames,
+        folder: Path,
+        log_level: str = "warning",
+        member: str = "",
     ) -> None:
-        """Starts it; `wait_ready` tells when it works."""
+        """Starts it; `wait_ready` tells when it works. `member` tells several of them apart."""
         self._port = free_port()
         super().__init__(
-            f"scheduler-{names.app_id}",
+            f"scheduler-{names.app_id}{member}",
             "streamsched.cli.main",
             ["run"],
             folder,
             {
                 "STREAMSCHED_BOOTSTRAP_SERVERS": bootstrap_servers,
                 "STREAMSCHED_APP_ID": names.app_id,
-                "STREAMSCHED_DATA_DIR": str(data_folder(folder, names)),
+                "STREAMSCHED_DATA_DIR": f"{data_folder(folder, names)}{member}",
                 "STREAMSCHED_WEB_HOST": HOST,
                 "STREAMSCHED_WEB_PORT": str(self._port),
                 "STREAMSCHED_LOG_LEVEL": log_level,
