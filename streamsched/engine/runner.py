@@ -111,6 +111,10 @@ class Runner:
         """Whether another chunk is wanted."""
         return self.phase is Phase.READY and self._buffer.has_room
 
+    def buffered_bytes(self) -> int:
+        """What was fetched and waits for a cycle; the limit is `BUFFERED_BYTES_MAX` and a chunk."""
+        return self._buffer.held_bytes
+
     def take(self, chunk: IngressChunk) -> None:
         """Queue a chunk for the next cycles.
 
