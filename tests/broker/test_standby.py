@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -28,8 +29,14 @@ TAIL_RECORDS_MAX = 200
 def verbose(process: SchedulerProcess) -> str:
     """What `/readyz?verbose` says."""
     url = f"http://127.0.0.1:{process.port}/readyz?verbose"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return str(error.read().decode())
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return ""
 
 
 def followed(process: SchedulerProcess) -> set[int]:

@@ -97,8 +97,8 @@ def test_a_recovery_is_compared_with_the_better_baseline() -> None:
         1_000,
         8,
         Recovery(seconds=2.0, start_to_ready_seconds=9.0, records=1_200, rss_mb=100.0),
-        Replayed(1_200, 2.0, 600.0, 3.0),
-        Replayed(1_200, 1.2, 1_000.0, 3.0),
+        Replayed(1_200, 0, 2.0, 600.0, 3.0),
+        Replayed(1_200, 0, 1.2, 1_000.0, 3.0),
         {},
     )
     assert result.records_per_second == 500

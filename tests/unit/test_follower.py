@@ -371,6 +371,27 @@ def test_state_that_was_followed_does_not_age(world: World) -> None:
     assert read_from(world) == 0
 
 
+def test_a_standby_that_fell_far_behind_is_made_anew(world: World) -> None:
+    """Frozen for longer than tombstones are sure to stay, it does not trust what it has."""
+
+    async def work() -> None:
+        follower = world.follower()
+        follower.start()
+        await until(lambda: current(follower))
+        world.now_ms += RETENTION_MS // 2
+        world.log.job(50)
+        await until(lambda: offset_of(follower) == len(world.log.records))
+        await until(lambda: current(follower))
+        assert world.failures() == 0
+        world.now_ms += RETENTION_MS // 2 + 1
+        await until(lambda: world.failures() == 1)
+        await until(lambda: current(follower))
+        await follower.stop()
+
+    run(work())
+    assert world.log.read_from == [0, 0]
+
+
 def test_a_recreated_changelog_is_refused(world: World) -> None:
     """State of another topic is neither used nor removed, and the reason is shown."""
     left_behind(world, 40, "the old one")
