@@ -40,6 +40,7 @@ transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at 
 acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
+PROGRESS_LOG_SECONDS: Final = 2.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -76,6 +77,7 @@ class Runner:
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
         self._follower = follower
+        self._progress_logged_at = -PROGRESS_LOG_SECONDS
 
     # --- for the owner ---------------------------------------------------------------------
 
@@ -271,7 +273,9 @@ class Runner:
     def _note_progress(self, records_left: int) -> None:
         self.replay_records_left = records_left
         self._shared.metrics.replay_records_left.labels(str(self.number)).set(records_left)
-        if records_left:
+        now = self._shared.monotonic()
+        if records_left and now - self._progress_logged_at >= PROGRESS_LOG_SECONDS:
+            self._progress_logged_at = now
             log.info("reading the changelog", partition=self.number, records_left=records_left)
 
     def _settings_are_read(self, partition: Partition) -> bool:
