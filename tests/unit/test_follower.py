@@ -18,6 +18,7 @@ from streamsched.engine.follower import Follower, FollowerPhase
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
+from streamsched.engine.runners import PartitionRunners
 from streamsched.engine.stores import RocksStores
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreClosed
@@ -517,3 +518,41 @@ def test_a_runner_that_is_stopped_before_it_takes_over_stops_the_standby(world: 
         assert world.log.readers == 0
 
     run(work())
+
+
+def test_followers_outlive_rebalances_and_end_with_their_assignment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same one goes on, is given to the runner, or is closed with its folder kept."""
+    nothing: frozenset[int] = frozenset()
+    this = frozenset({0})
+    monkeypatch.setattr(Runner, "start", lambda _self: None)
+
+    async def work() -> None:
+        shared: Any = world
+        owner = PartitionRunners(world.settings, shared)
+        owner._shared = shared
+        await owner.on_assigned(nothing, this, 1)
+        first = owner.followers[0]
+        await until(lambda: current(first))
+        await owner.on_revoked(nothing)
+        await owner.on_assigned(nothing, this, 2)
+        assert owner.followers == {0: first}
+        assert current(first)
+        await owner.on_assigned(nothing, nothing, 3)
+        assert owner.followers == {}
+        await until(lambda: first.phase is FollowerPhase.STOPPED and not owner._stopping_followers)
+        assert (Path(world.stores.place(0)) / "CURRENT").exists()
+        await owner.on_assigned(nothing, this, 4)
+        second = owner.followers[0]
+        await until(lambda: current(second))
+        # An assignor that names a partition twice means the owner.
+        await owner.on_assigned(this, this, 5)
+        assert owner.followers == {}
+        assert owner.runners[0]._follower is second
+        await owner.on_revoked(this)
+        assert second.phase is FollowerPhase.STOPPED
+        RocksStore(world.stores.place(0)).close()
+
+    run(work())
+    assert world.log.read_from == [0, 40]
