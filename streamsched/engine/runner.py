@@ -95,15 +95,21 @@ class Runner:
         self._stopping = True
         self._wake.set()
         task = self._task
-        if task is not None:
-            _, unfinished = await asyncio.wait({task}, timeout=seconds)
-            if unfinished:
-                log.warning("abandoned the cycle in progress", partition=self.number)
+        try:
+            if task is not None:
+                _, unfinished = await asyncio.wait({task}, timeout=seconds)
+                if unfinished:
+                    log.warning("abandoned the cycle in progress", partition=self.number)
+                    task.cancel()
+                    await asyncio.wait({task})
+        finally:
+            # Even if the frame is tired of waiting: a process that was stopped by a signal finds
+            # both its times over when it goes on, and a store left open locks out the next runner.
+            if task is not None:
                 task.cancel()
-                await asyncio.wait({task})
-        self._release()
-        if self._follower is not None:
-            await self._follower.stop()
+            self._release()
+            if self._follower is not None:
+                await self._follower.stop()
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
