@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ def main() -> int:
     parser.add_argument("--outage-seconds", type=float, default=OUTAGE_SECONDS)
     parser.add_argument("--only", nargs="+", default=[], help="names of faults")
     chosen = parser.parse_args()
+    # Told to end, it ends what it has started first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     print(f"repeat with SEED={seed}", flush=True)
     each_seconds = chosen.minutes * 60 / len(chosen.nodes)

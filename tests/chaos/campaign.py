@@ -134,12 +134,14 @@ def finish(world: World, outcome: Outcome) -> None:
     """Stop the load, let everything leave, stop the schedulers, read to the end."""
     world.say("the load ends")
     world.load.stop()
+    world.say("Kafka has what was sent")
     try:
         world.await_true(
             "every job has ended", lambda: world.reader.pending() == 0, DRAIN_SECONDS_MAX
         )
     except NotCalm:
         outcome.broken.append(f"{world.reader.pending()} jobs were pending to the end")
+    world.say("every job has ended")
     for member in world.members:
         status = member.terminate()
         if status:

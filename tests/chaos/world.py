@@ -36,11 +36,11 @@ PARTITIONS: Final = 6
 CALM_SECONDS_MAX: Final = 120.0
 FLOWING_MS: Final = 2_000
 """Dispatches are flowing if one was received within this time."""
-DELETE_RETENTION_MS: Final = 60_000
-"""Tombstones of the changelog vanish this early, so state that is old has really missed some."""
+DELETE_RETENTION_MS: Final = (60_000, 600_000)
+"""Tombstones of the changelog vanish this early, so state that is old has really missed some; with
+the longer time an old copy is gone on from, and its tail is read."""
 
 _CHANGELOG: Final = {
-    "delete.retention.ms": str(DELETE_RETENTION_MS),
     "segment.ms": "10000",
     "min.cleanable.dirty.ratio": "0.01",
 }
@@ -305,9 +305,12 @@ class World:
         self.await_true("all replicas are in sync", all_in_sync)
 
     def _shorten_changelog(self) -> None:
+        retention_ms = self.random.choice(DELETE_RETENTION_MS)
+        self.say(f"tombstones of the changelog stay for {retention_ms // 1000} s")
+        wanted = {**_CHANGELOG, "delete.retention.ms": str(retention_ms)}
         entries = [
             ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-            for name, value in _CHANGELOG.items()
+            for name, value in wanted.items()
         ]
         resource = ConfigResource(
             ResourceType.TOPIC, self.names.changelog, incremental_configs=entries
