@@ -16,6 +16,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.world import World
 
 OUTAGE_SECONDS: Final = 60.0
+REST_SECONDS: Final = 8.0
 OVERTIME_SECONDS: Final = 900
 """What a run may need beyond its time: the last fault, the drain, the end."""
 
@@ -53,6 +54,7 @@ def main() -> int:
             nodes,
             choose,
             outage_seconds=chosen.outage_seconds,
+            rest_seconds=REST_SECONDS,
             life_seconds=int(each_seconds) + OVERTIME_SECONDS,
             until=time.monotonic() + each_seconds,
             say=lambda text: print(text, flush=True),

@@ -28,12 +28,13 @@ from streamsched.kafka.broker_node import BrokerNode
 from streamsched.kafka.embedded import EmbeddedKafka
 from tests.broker.cluster import await_condition
 from tests.broker.scheduler_process import SchedulerProcess
-from tests.chaos.judge import Deletion
+from tests.chaos.judge import Deletion, Trouble
 from tests.chaos.load import Load
 from tests.chaos.reader import Reader
 
 PARTITIONS: Final = 6
 CALM_SECONDS_MAX: Final = 120.0
+SETTLE_MS: Final = 1_000
 FLOWING_MS: Final = 2_000
 """Dispatches are flowing if one was received within this time."""
 DELETE_RETENTION_MS: Final = (60_000, 600_000)
@@ -132,7 +133,7 @@ class World:
         self.kafka = EmbeddedKafka(folder / "kafka", nodes=nodes, properties=_BROKER)
         self.members: list[Member] = []
         self.all_members: list[Member] = []
-        self.faults: list[Span] = []
+        self.faults: list[Trouble] = []
         self.deletions: list[Deletion] = []
         self.restarts: list[str] = []
         """Schedulers that ended by themselves and were started again, as a supervisor does."""
@@ -259,13 +260,13 @@ class World:
         return "\n".join(lines)
 
     @contextlib.contextmanager
-    def fault(self, *, settle_ms: int = 1_000) -> Iterator[None]:
-        """A span that counts as troubled."""
+    def trouble(self, name: str) -> Iterator[None]:
+        """What happens within is troubled by what the name says."""
         began_ms = now_ms()
         try:
             yield
         finally:
-            self.faults.append(Span(began_ms, now_ms() + settle_ms))
+            self.faults.append(Trouble(name, Span(began_ms, now_ms() + SETTLE_MS)))
 
     # --- the cluster -----------------------------------------------------------------------
 
