@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streamsched.client import AsyncClient, Client
+    from streamsched.client import AsyncClient, Client, Job
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Job"]
 __version__ = "0.1.0"
 
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     kafka: dict[str, str] = Field(default_factory=dict)
     egress_topics_max: Annotated[int, Field(ge=1)] = 2_000
     egress_replication_factor: Annotated[int, Field(ge=-1)] = -1
-    standby_replicas: Annotated[int, Field(ge=0)] = 0
+    standby_replicas: Annotated[int, Field(ge=0)] = 1
     log_format: Annotated[str, StringConstraints(pattern="^(auto|json|text)$")] = "auto"
     log_level: Annotated[str, StringConstraints(pattern="^(debug|info|warning|error)$")] = "info"
 

@@ -84,6 +84,24 @@ class Child:
                 os.killpg(self._guardian.pid, signal.SIGKILL)
             self._guardian.wait()
 
+    def kill(self) -> None:
+        """Kill -9, and wait until it is gone; harmless when it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.stop()
+
+    def terminate(self) -> None:
+        """SIGTERM, and wait until it has ended in its own time; harmless when it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._guardian.wait(STOP_SECONDS_MAX)
+        self.stop()
+
+    def log(self) -> str:
+        """What it has written to its log so far."""
+        return self._log.read_text("utf-8", "replace")
+
     def output(self) -> str:
         """What it has printed so far."""
         return self._output.read_text("utf-8", "replace")
@@ -147,7 +165,7 @@ class Child:
         raise BenchError(f"{self.name} did not start; {self._told()}")
 
     def _told(self) -> str:
-        lines = self._log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+        lines = self.log().splitlines()[-LOG_TAIL_LINES:]
         return "the end of its log:\n" + "\n".join(lines) if lines else "it said nothing"
 
 

@@ -96,6 +96,31 @@ def lateness(
     _show(output, lambda: bench_lateness(jobs, tenants, partitions))
 
 
+@app.command()
+def recovery(
+    pending: Annotated[int, typer.Option(min=20_000, help="Jobs that are pending.")] = 1_000_000,
+    tenants: Tenants = TENANTS,
+    partitions: Partitions = PARTITIONS,
+    output: Output = Format.TABLE,
+) -> None:
+    """How soon a killed scheduler works again: from an empty disk, and from its local state."""
+    from streamsched.bench.recovery import bench_recovery  # noqa: PLC0415 - as above
+
+    _show(output, lambda: bench_recovery(pending, tenants, partitions))
+
+
+@app.command()
+def failover(
+    tenants: Tenants = 20,
+    partitions: Partitions = PARTITIONS,
+    output: Output = Format.TABLE,
+) -> None:
+    """How late jobs are while one of two schedulers is killed, stopped, started, or replaced."""
+    from streamsched.bench.failover import bench_failover  # noqa: PLC0415 - as above
+
+    _show(output, lambda: bench_failover(tenants, partitions))
+
+
 def _show(output: Format, measure: Callable[[], Sequence["BenchResult"]]) -> None:
     """Measure and print; Ctrl-C and SIGTERM end everything that was started."""
     try:

@@ -25,6 +25,12 @@ DISPATCHED: Final = "streamsched_jobs_dispatched_total"
 REJECTED: Final = "streamsched_jobs_rejected_total"
 ABORTED: Final = "streamsched_transactions_aborted_total"
 BLOCK_CACHE: Final = "streamsched_block_cache_bytes"
+PENDING: Final = "streamsched_jobs_pending"
+
+
+def data_folder(folder: Path, names: TopicNames) -> Path:
+    """Where the scheduler of `names` keeps its stores."""
+    return folder / f"state-{names.app_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +65,28 @@ class Stretch:
 class Scheduler(Child):
     """One scheduler process with a data folder of its own; a context manager."""
 
-    def __init__(self, bootstrap_servers: str, names: TopicNames, folder: Path) -> None:
-        """Starts it; `wait_ready` tells when it works."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        names: TopicNames,
+        folder: Path,
+        log_level: str = "warning",
+        member: str = "",
+    ) -> None:
+        """Starts it; `wait_ready` tells when it works. `member` tells several of them apart."""
         self._port = free_port()
         super().__init__(
-            f"scheduler-{names.app_id}",
+            f"scheduler-{names.app_id}{member}",
             "streamsched.cli.main",
             ["run"],
             folder,
             {
                 "STREAMSCHED_BOOTSTRAP_SERVERS": bootstrap_servers,
                 "STREAMSCHED_APP_ID": names.app_id,
-                "STREAMSCHED_DATA_DIR": str(folder / f"state-{names.app_id}"),
+                "STREAMSCHED_DATA_DIR": f"{data_folder(folder, names)}{member}",
                 "STREAMSCHED_WEB_HOST": HOST,
                 "STREAMSCHED_WEB_PORT": str(self._port),
-                "STREAMSCHED_LOG_LEVEL": "warning",
+                "STREAMSCHED_LOG_LEVEL": log_level,
                 "STREAMSCHED_LOG_FORMAT": "json",
             },
         )

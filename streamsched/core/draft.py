@@ -1,10 +1,11 @@
 """A cycle while it is being made, and the state of the partition that it works on."""
 
-from heapq import heappush
+from heapq import heapify, heappush
 
 from streamsched.core import limiter, outbox, state
 from streamsched.core.cycle import Cycle
 from streamsched.core.destinations import Directory, Problem
+from streamsched.core.limits import STALE_TURNS_MAX
 from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
 from streamsched.core.state import JobRow
@@ -38,6 +39,8 @@ class PartitionState:
         self.tenants: dict[str, Tenant] = {}
         self.default: OwnSettings = NOTHING
         self.default_offset = -1
+        self.settings_topic_id = ""
+        """The settings topic that the offsets of settings are of; empty where none is known."""
         self.default_invalid = False
         self.view_version = 0
         self.directory_version = -1
@@ -68,6 +71,17 @@ class PartitionState:
         tenant.turn_at_ms = at_ms
         self.turn_count += 1
         heappush(self.turns, (at_ms, self.turn_count, tenant.name))
+        if len(self.turns) > 2 * len(self.tenants) + STALE_TURNS_MAX:
+            self._drop_stale_turns()
+
+    def _drop_stale_turns(self) -> None:
+        """Leave each tenant the one entry that counts; others go only when their moment comes."""
+        valid: dict[str, tuple[int, int, str]] = {}
+        for turn in self.turns:
+            if self.tenants[turn[2]].turn_at_ms == turn[0]:
+                valid[turn[2]] = min(turn, valid.get(turn[2], turn))
+        self.turns[:] = valid.values()
+        heapify(self.turns)
 
 
 class Draft:

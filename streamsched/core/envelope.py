@@ -125,6 +125,9 @@ def _expiry_of_envelope(envelope: _Envelope, now_ms: int) -> int | Rejection:
 def _headers_of_envelope(own: Headers, more: dict[str, str]) -> Headers | Rejection:
     """The record's own headers, then those of the envelope."""
     for name in more:
+        if "\0" in name:
+            # Kafka's clients written in C end the name there.
+            return Rejection(Reason.ILLEGAL_HEADERS, f"header {name[:80]!r} has a NUL in its name")
         if name.startswith(names.PREFIX):
             return Rejection(
                 Reason.ILLEGAL_HEADERS, f"header {name[:80]!r} is ours to set, not a job's"

@@ -65,10 +65,16 @@ def change(old: tuple[Rate, int] | None, at_ticks: int, new: tuple[Rate, int], n
     """The theoretical time under new settings, keeping the level.
 
     The level is the number of jobs that could leave at once under the `old` (rate, burst), capped
-    at the new burst; coming from unlimited (`old` is None) it is 0.
+    at the new burst; coming from unlimited (`old` is None) it is 0. The part of the next job that
+    has been waited for counts as well, down to a tick: else a tenant whose settings change more
+    often than its period would never send.
     """
     rate, burst = new
-    level = 0
-    if old is not None:
-        level = min(allowance(old[0], old[1], at_ticks, now_ms, waiting=False).jobs, burst)
-    return now_ms * rate.count - (level - 1) * rate.period_ms
+    now_ticks = now_ms * rate.count
+    if old is None:
+        return now_ticks + rate.period_ms
+    old_rate, old_burst = old
+    at_ticks = allowance(old_rate, old_burst, at_ticks, now_ms, waiting=False).at_ticks
+    ahead_ticks = at_ticks - now_ms * old_rate.count
+    kept_ticks = -(-ahead_ticks * rate.period_ms // old_rate.period_ms)
+    return now_ticks + max(kept_ticks, -(burst - 1) * rate.period_ms)

@@ -71,6 +71,9 @@ EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
 PASSED_OVER_MAX: Final = 256
 """Tenants whose turn one cycle puts off because its egress partitions are used up."""
 
+STALE_TURNS_MAX: Final = 1_000
+"""Entries that the queue of turns may have beside two for each tenant before it is cleaned."""
+
 CYCLE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Payload that one transaction carries before the cycle is closed early."""
 

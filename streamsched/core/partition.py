@@ -111,6 +111,11 @@ class Partition:
         return max([self._base.default_offset, *offsets])
 
     @property
+    def settings_topic_id(self) -> str:
+        """The settings topic that `settings_offset` is of; empty if unknown."""
+        return self._base.settings_topic_id or self._base.view.topic_id
+
+    @property
     def tenants(self) -> dict[str, Tenant]:
         """The tenants in memory, for reading."""
         return self._base.tenants
@@ -130,6 +135,8 @@ class Partition:
         base.turns.clear()
         base.parked.clear()
         base.default, base.default_offset, base.default_invalid = NOTHING, -1, False
+        value = get(META, state.SETTINGS_TOPIC_KEY)
+        base.settings_topic_id = "" if value is None else state.decode_settings_topic(value)
         base.view_version = 0
         base.directory_version = -1
         value = get(META, state.POSITION_KEY)

@@ -26,7 +26,9 @@ class Reason(StrEnum):
     NO_TIMESTAMP = "no_timestamp"  #: a delay on a record without a timestamp
     MISSING_PAYLOAD = "missing_payload"  #: a schedule without a payload, or with a null value
     ILLEGAL_KEY = "illegal_key"  #: the egress key is no text
-    ILLEGAL_HEADERS = "illegal_headers"  #: `headers` is no object of strings, or names one of ours
+    ILLEGAL_HEADERS = (
+        "illegal_headers"  #: `headers` is no object of strings, or has a name that cannot be
+    )
     UNKNOWN_HEADER = "unknown_header"  #: a `streamsched-*` header that is not an ingress header
     DUPLICATE_HEADER = "duplicate_header"  #: one of our headers stands twice
     HEADER_NOT_UTF8 = "header_not_utf8"  #: one of our headers, or any header's name, is no UTF-8

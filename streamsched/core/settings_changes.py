@@ -15,6 +15,9 @@ from streamsched.core.store import META
 from streamsched.core.tenant_settings import NOTHING, encode_settings, merge
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID, Tenant
 
+OF_FORMER_TOPIC = -1
+"""The offset of settings that came from a settings topic which is no more."""
+
 
 class SettingsChanges:
     """Brings a partition's tenants up to what the settings log says."""
@@ -36,7 +39,8 @@ class SettingsChanges:
             # The log may have lost by compaction what the state still knows of, tombstones
             # included, so the first look compares both ways.
             changed = [*view.tenants(), DEFAULT_TENANT]
-            changed += [t.name for t in base.tenants.values() if t.own_offset >= 0]
+            changed += [t.name for t in base.tenants.values() if t.own is not NOTHING]
+            self._keep_in_mind_whose(draft)
         base.view_version = view.version
         affected: dict[str, Tenant] = {}
         for name in dict.fromkeys(changed):
@@ -50,12 +54,38 @@ class SettingsChanges:
         for tenant in affected.values():
             self._put_in_force(draft, tenant)
 
+    def _keep_in_mind_whose(self, draft: Draft) -> None:
+        """Mark settings that came from another settings topic than the one there is now.
+
+        They stay in force until the new topic has a word on their tenant: a topic that was made
+        anew is empty at first, and that must not set everybody free.
+        """
+        base = self._base
+        topic_id = base.view.topic_id
+        if not topic_id or base.settings_topic_id == topic_id:
+            return
+        if base.settings_topic_id:
+            kept = {t.raw: t.own for t in base.tenants.values() if t.own is not NOTHING}
+            if base.default is not NOTHING:
+                kept[DEFAULT_TENANT.encode()] = base.default
+            for raw, own in kept.items():
+                value = state.encode_own_settings(OF_FORMER_TOPIC, encode_settings(own))
+                draft.write_state(META, state.SETTINGS_PREFIX + raw, value)
+            base.default_offset = OF_FORMER_TOPIC
+            for tenant in base.tenants.values():
+                tenant.own_offset = OF_FORMER_TOPIC
+        base.settings_topic_id = topic_id
+        value = state.encode_settings_topic(topic_id)
+        draft.write_state(META, state.SETTINGS_TOPIC_KEY, value)
+
     def _take_default(self, draft: Draft, entry: Entry | None) -> None:
         base = self._base
         key = state.SETTINGS_PREFIX + DEFAULT_TENANT.encode()
         if entry is None:
-            if base.default_offset >= 0:
-                draft.write_state(META, key, None)
+            if base.default is NOTHING or self._stays(DEFAULT_TENANT, base.default_offset):
+                base.default_invalid = False
+                return
+            draft.write_state(META, key, None)
             base.default, base.default_offset = NOTHING, -1
             base.default_invalid = False
             return
@@ -63,21 +93,26 @@ class SettingsChanges:
             base.default, base.default_offset = entry.valid, entry.valid_offset
             value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
             draft.write_state(META, key, value)
-        base.default_invalid = base.default_offset < 0
+        base.default_invalid = base.default is NOTHING
 
     def _take_own(self, draft: Draft, tenant: Tenant, entry: Entry | None) -> None:
         key = state.SETTINGS_PREFIX + tenant.raw
         tenant.own_invalid = False
         if entry is None:
-            if tenant.own_offset >= 0:
-                draft.write_state(META, key, None)
+            if tenant.own is NOTHING or self._stays(tenant.name, tenant.own_offset):
+                return
+            draft.write_state(META, key, None)
             tenant.own, tenant.own_offset = NOTHING, -1
             return
         if entry.valid is not None and entry.valid_offset > tenant.own_offset:
             tenant.own, tenant.own_offset = entry.valid, entry.valid_offset
             value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
             draft.write_state(META, key, value)
-        tenant.own_invalid = tenant.own_offset < 0
+        tenant.own_invalid = tenant.own is NOTHING
+
+    def _stays(self, name: str, offset: int) -> bool:
+        """Whether settings stay in force though the log has none of the tenant."""
+        return offset == OF_FORMER_TOPIC and not self._base.view.knows(name)
 
     def _put_in_force(self, draft: Draft, tenant: Tenant) -> None:
         """Recompute what applies to the tenant; the limiter keeps its level."""

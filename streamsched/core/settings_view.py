@@ -39,6 +39,8 @@ class SettingsView:
     position: int = 0
     """The offset after the last record seen."""
     invalid_records: int = 0
+    topic_id: str = ""
+    """Which topic the offsets are of; empty where it is not known."""
 
     def __post_init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -87,6 +89,10 @@ class SettingsView:
     def get(self, tenant: str) -> Entry | None:
         """The entry of `tenant`, or `None` where the log has nothing on it (or a tombstone)."""
         return self._entries.get(tenant)
+
+    def knows(self, tenant: str) -> bool:
+        """Whether the log has had a word on `tenant`, be it a tombstone."""
+        return tenant in self._changed
 
     def tenants(self) -> list[str]:
         """All tenants that the log has something on, `*` included."""

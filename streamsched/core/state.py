@@ -13,8 +13,12 @@ A tenant is ASCII without NUL and an id has no control characters, so NUL separa
                                                             at_ticks(16)
                                                             (all 0: seen, and unlimited)
     meta    0x01 's' tenant                                 version offset(8) settings as JSON
+                                                            (-1: of a former settings topic)
+    meta    0x01 'i'                                        version id of the settings topic
     meta    0x02 'c'                                        version second(5): the sweep's cursor
     meta    0x02 'n'                                        version now_ms(8)
+    meta    0x02 'a'                                        version now_ms(8): the wall clock when
+                                                            the state last was as new as the log
     meta    0x02 't' tenant                                 version pending(8) ready(8) head, below
     meta    0x02 'g'                                        version next changelog offset(8)
                                                             topic id
@@ -47,8 +51,10 @@ NO_LENGTH: Final = 0xFFFFFFFF
 POSITION_KEY: Final = b"\x01o"
 LIMITER_PREFIX: Final = b"\x01l"
 SETTINGS_PREFIX: Final = b"\x01s"
+SETTINGS_TOPIC_KEY: Final = b"\x01i"
 CURSOR_KEY: Final = b"\x02c"
 NOW_KEY: Final = b"\x02n"
+CURRENT_KEY: Final = b"\x02a"
 TENANT_PREFIX: Final = b"\x02t"
 CHANGELOG_KEY: Final = b"\x02g"
 
@@ -64,7 +70,7 @@ _READY_TAIL: Final = struct.Struct(">QQ")
 _POSITION: Final = struct.Struct(">BQq")
 _LIMITER: Final = struct.Struct(">BQQI")
 _TENANT: Final = struct.Struct(">BQQQQ")
-_OFFSET: Final = struct.Struct(">BQ")
+_OFFSET: Final = struct.Struct(">Bq")
 _NOW: Final = struct.Struct(">Bq")
 _LENGTH: Final = struct.Struct(">I")
 
@@ -330,6 +336,17 @@ def decode_own_settings(value: bytes) -> tuple[int, bytes]:
     return _OFFSET.unpack_from(value)[1], value[_OFFSET.size :]
 
 
+def encode_settings_topic(topic_id: str) -> bytes:
+    """Value of `SETTINGS_TOPIC_KEY`."""
+    return _V + topic_id.encode()
+
+
+def decode_settings_topic(value: bytes) -> str:
+    """The id of the settings topic that offsets refer to. Raises `UnknownVersion`."""
+    _check(value, "the id of the settings topic")
+    return value[1:].decode()
+
+
 def encode_cursor(second: int) -> bytes:
     """Value of `CURSOR_KEY`."""
     return _V + second.to_bytes(5, "big")
@@ -342,12 +359,12 @@ def decode_cursor(value: bytes) -> int:
 
 
 def encode_now(now_ms: int) -> bytes:
-    """Value of `NOW_KEY`."""
+    """Value of `NOW_KEY` and of `CURRENT_KEY`."""
     return _NOW.pack(VERSION, now_ms)
 
 
 def decode_now(value: bytes) -> int:
-    """`now` of the last cycle that changed the store without a transaction.
+    """A moment: of `NOW_KEY`, the last cycle that changed the store without a transaction.
 
     Raises `UnknownVersion`.
     """

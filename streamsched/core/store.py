@@ -4,7 +4,7 @@ A store holds four families of sorted byte keys. `streamsched.store` has two imp
 one in memory and one on RocksDB, under one conformance suite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -13,6 +13,9 @@ DUE: Final = "due"
 READY: Final = "ready"
 META: Final = "meta"
 FAMILIES: Final = (JOBS, DUE, READY, META)
+
+Row = tuple[bytes, bytes | None]
+"""Key and value in one family; `None` deletes the key."""
 
 Write = tuple[str, bytes, bytes | None]
 """One change: family, key, and the new value or `None` to delete the key."""
@@ -69,6 +72,10 @@ class Reader(Protocol):
         """A cursor on the first row with `lower <= key < upper`."""
         ...
 
+    def stretches(self, family: str, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows of a family in order, `rows_max` at a time; it must end before the store."""
+        ...
+
 
 class Store(Reader, Protocol):
     """A partition's store: reads, one atomic write, and an end."""
@@ -77,8 +84,20 @@ class Store(Reader, Protocol):
         """Apply all changes of `batch` in their order, atomically: all or none survives a kill."""
         ...
 
-    def wipe(self) -> None:
-        """Remove every row of every family."""
+    def begin_load(self) -> None:
+        """Remove every row, and take new ones by `load` alone; cursors are gone after it."""
+        ...
+
+    def load(self, family: str, rows: Sequence[Row]) -> None:
+        """Put rows in their order, or delete where the value is `None`.
+
+        Far cheaper than `write`, but a kill before `end_load` loses any of them. So whoever loads
+        writes what makes the rows count after `end_load`, and begins anew where it is not there.
+        """
+        ...
+
+    def end_load(self) -> None:
+        """Make what was loaded as safe as what is written; cursors are gone after it."""
         ...
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class Tenant:
         self.raw = name.encode()
         self.own: OwnSettings = NOTHING
         self.own_offset = -1
-        """Offset of the tenant's last valid settings record; -1 where it has none."""
+        """Offset of the record that `own` came from; -1 if of a former settings topic, or none."""
         self.own_invalid = False
         """Whether the tenant's record is invalid and no valid one before it is known."""
         self.effective = effective

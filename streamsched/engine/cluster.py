@@ -19,6 +19,7 @@ class Cluster:
     """Of the ingress topic, and of the changelog."""
     jobs_topic_id: str
     changelog_topic_id: str
+    settings_topic_id: str
     changelog_delete_retention_ms: int
     """How long a tombstone is readable: older local state may have missed some."""
 
@@ -33,15 +34,18 @@ def inspect_cluster(settings: Settings) -> Cluster:
         faults = admin.check(settings, names)
         if faults:
             raise StartError("; ".join(faults))
-        facts = Connection(settings).facts([names.jobs, names.changelog], ANSWER_SECONDS_MAX)
+        wanted = [names.jobs, names.changelog, names.tenant_settings]
+        facts = Connection(settings).facts(wanted, ANSWER_SECONDS_MAX)
     except KafkaProblem as problem:
         raise StartError(str(problem)) from problem
-    jobs, changelog = facts[names.jobs], facts[names.changelog]
-    if not isinstance(jobs, TopicFacts) or not isinstance(changelog, TopicFacts):
-        raise StartError(f"topics {names.jobs} and {names.changelog} cannot be described")
+    found = [fact for fact in map(facts.get, wanted) if isinstance(fact, TopicFacts)]
+    if len(found) < len(wanted):
+        raise StartError(f"topics {', '.join(wanted)} cannot be described: grant Describe on them")
+    jobs, changelog, tenant_settings = found
     return Cluster(
         jobs.partitions,
         jobs.topic_id,
         changelog.topic_id,
+        tenant_settings.topic_id,
         int(changelog.configs["delete.retention.ms"]),
     )

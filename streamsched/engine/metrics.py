@@ -125,6 +125,29 @@ class Metrics:
             ["partition"],
             registry=r,
         )
+        self.recovery_records = Gauge(
+            "streamsched_recovery_records",
+            "Changelog records that the partition's last recovery read.",
+            ["partition"],
+            registry=r,
+        )
+        self.recovery_seconds = Gauge(
+            "streamsched_recovery_seconds",
+            "From the fence of the partition's last recovery until it was ready.",
+            ["partition"],
+            registry=r,
+        )
+        self.standby_lag_records = Gauge(
+            "streamsched_standby_lag_records",
+            "Changelog offsets that the standby of a partition has not applied yet.",
+            ["partition"],
+            registry=r,
+        )
+        self.standby_failures = Counter(
+            "streamsched_standby_failures_total",
+            "Times that a standby failed and began again.",
+            registry=r,
+        )
         self.block_cache_bytes = Gauge(
             "streamsched_block_cache_bytes",
             "Memory of the block cache that all stores of the process share.",
@@ -148,9 +171,23 @@ class Metrics:
 
     def forget(self, partition: int) -> None:
         """Drop what is labelled with a partition that was given up."""
-        for gauge in (self.pending, self.ready, self.replay_records_left):
-            if (str(partition),) in set(_labels(gauge)):
-                gauge.remove(str(partition))
+        for gauge in (
+            self.pending,
+            self.ready,
+            self.replay_records_left,
+            self.recovery_records,
+            self.recovery_seconds,
+        ):
+            _forget(gauge, partition)
+
+    def forget_standby(self, partition: int) -> None:
+        """Drop what is labelled with a partition that is not followed any more."""
+        _forget(self.standby_lag_records, partition)
+
+
+def _forget(gauge: Gauge, partition: int) -> None:
+    if (str(partition),) in set(_labels(gauge)):
+        gauge.remove(str(partition))
 
 
 def _labels(gauge: Gauge) -> Iterator[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from streamsched.engine.changelog import ChangelogError, ChangelogSource
 
 SILENCE_SECONDS_MAX: Final = 30.0
 PROGRESS_SECONDS: Final = 1.0
+MARKERS_MAX: Final = 1
 
 
 @dataclass(slots=True)
@@ -19,8 +20,8 @@ class ReplayResult:
 
     records: int
     seconds: float
-    was_ahead: bool
-    """The local state was ahead of the log, so it is of another history and of no use."""
+    unfit: str = ""
+    """Why the local state is of no use, if it is not; then nothing was read."""
 
 
 def replay_changelog(
@@ -29,6 +30,7 @@ def replay_changelog(
     store: Store,
     topic_id: str,
     *,
+    stale: str = "",
     is_wanted: Callable[[], bool],
     on_progress: Callable[[int], None],
     monotonic: Callable[[], float] = time.monotonic,
@@ -36,6 +38,8 @@ def replay_changelog(
     """Apply what the store lacks of its changelog; blocking, for a thread of its own.
 
     Must come after the fencing of the former owner. `on_progress` is told the records left.
+    `stale` says why the state may have missed tombstones, if it may: then it is only of use where
+    there is nothing to read.
     Raises `ChangelogError`, `StoreError` and `UnknownVersion`.
     """
     started = monotonic()
@@ -43,8 +47,9 @@ def replay_changelog(
     try:
         low, end = source.bounds()
         replay = Replay(store, topic_id)
-        if replay.next_offset > end:
-            return ReplayResult(0, monotonic() - started, was_ahead=True)
+        unfit = _unfit(replay, end, stale)
+        if unfit:
+            return ReplayResult(0, monotonic() - started, unfit)
         start = max(replay.next_offset, low)
         records = 0
         if start < end:
@@ -53,11 +58,20 @@ def replay_changelog(
             records = _read(source, replay, end, is_wanted, on_progress, monotonic)
         if is_wanted():
             replay.apply([], end)
-            replay.finish()
+            replay.finish(is_wanted)
     finally:
         source.close()
     on_progress(0)
-    return ReplayResult(records, monotonic() - started, was_ahead=False)
+    return ReplayResult(records, monotonic() - started)
+
+
+def _unfit(replay: Replay, end: int, stale: str) -> str:
+    if replay.next_offset > end:
+        return "it is ahead of the changelog, so it is of another history"
+    # A single offset holds no record, but the marker of the transaction that wrote the state.
+    if stale and not replay.is_rebuild and end - replay.next_offset > MARKERS_MAX:
+        return stale
+    return ""
 
 
 def _read(

@@ -19,6 +19,7 @@ from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
 from streamsched.core.store import Store
 from streamsched.engine.changelog import ChangelogError
+from streamsched.engine.follower import Follower
 from streamsched.engine.ingress_buffer import IngressBuffer
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
@@ -39,6 +40,7 @@ transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at 
 acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
+SETTINGS_LOOK_SECONDS: Final = 1.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -56,8 +58,10 @@ _BEGIN_AGAIN: Final = (
 class Runner:
     """One partition under one generation of the group."""
 
-    def __init__(self, shared: Shared, number: int, generation: int) -> None:
-        """Nothing happens before `start`."""
+    def __init__(
+        self, shared: Shared, number: int, generation: int, follower: Follower | None = None
+    ) -> None:
+        """Nothing happens before `start`. Takes over the store of `follower`, a former standby."""
         self.number = number
         self.phase = Phase.FENCING
         self.replay_records_left = 0
@@ -76,6 +80,7 @@ class Runner:
         self._store: Store | None = None
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._follower = follower
 
     # --- for the owner ---------------------------------------------------------------------
 
@@ -95,6 +100,8 @@ class Runner:
                 task.cancel()
                 await asyncio.wait({task})
         self._release()
+        if self._follower is not None:
+            await self._follower.stop()
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
@@ -166,7 +173,11 @@ class Runner:
     async def _recover(self) -> None:
         """From nothing to a partition that may run its first cycle, in the order that is safe."""
         shared = self._shared
+        began = shared.monotonic()
         self.phase = Phase.FENCING
+        if self._follower is not None:
+            # Now, since it may take half a second. What is committed meanwhile belongs to the tail.
+            self._follower.ask_to_stop()
         self._producer = shared.make_producer(self.number)
         if not await self._producer.fence(self._is_wanted) or not self._is_wanted():
             return
@@ -185,30 +196,29 @@ class Runner:
             changelog_topic_id=shared.cluster.changelog_topic_id,
         )
         self.phase = Phase.WAITING_FOR_SETTINGS
-        while self._is_wanted() and not self._settings_are_read(partition):
-            await self._sleep(1.0)
+        await self._await_settings(partition)
         if not self._is_wanted():
             return
         await self._seek(partition)
         self.partition = partition
         self.phase = Phase.READY
+        seconds = shared.monotonic() - began
+        shared.metrics.recovery_seconds.labels(str(self.number)).set(seconds)
         self._wake.set()
         shared.ingress.wake()
 
     async def _replayed_store(self) -> Store:
         """The local store, brought up to the end of the changelog."""
         shared = self._shared
-        store = await self._open_store()
+        store = await self._standby_store()
+        was_standby = store is not None
+        if store is None:
+            store = await self._open_store()
         for _ in range(2):
-            fault = reason_to_rebuild(
+            self._store = store
+            stale = reason_to_rebuild(
                 store, shared.stores.place(self.number), shared.cluster, shared.clock_ms()
             )
-            if fault:
-                log.warning("local state is rebuilt", partition=self.number, reason=fault)
-                store.close()
-                await self._destroy_store()
-                store = await self._open_store()
-            self._store = store
             result = await shared.threads.reading(
                 partial(
                     replay_changelog,
@@ -216,14 +226,15 @@ class Runner:
                     self.number,
                     store,
                     shared.cluster.changelog_topic_id,
+                    stale=stale,
                     is_wanted=self._is_wanted,
                     on_progress=self._note_progress,
                     monotonic=shared.monotonic,
                 )
             )
-            if not result.was_ahead:
+            if not result.unfit:
                 break
-            log.warning("local state is ahead of the changelog, rebuilt", partition=self.number)
+            log.warning("local state is rebuilt", partition=self.number, reason=result.unfit)
             store.close()
             await self._destroy_store()
             store = await self._open_store()
@@ -232,8 +243,18 @@ class Runner:
             partition=self.number,
             records=result.records,
             seconds=round(result.seconds, 3),
+            was_standby=was_standby,
         )
+        shared.metrics.recovery_records.labels(str(self.number)).set(result.records)
         return store
+
+    async def _standby_store(self) -> Store | None:
+        """What the former standby of the partition has read so far, if there was one."""
+        if self._follower is None:
+            return None
+        self._store = await self._follower.hand_over()
+        self._follower = None
+        return self._store
 
     async def _open_store(self) -> Store:
         """Open the store; the former owner in this process may need a moment to let go."""
@@ -257,9 +278,29 @@ class Runner:
         if records_left:
             log.info("reading the changelog", partition=self.number, records_left=records_left)
 
-    def _settings_are_read(self, partition: Partition) -> bool:
+    async def _await_settings(self, partition: Partition) -> None:
+        """Wait until the view has come as far as the state has."""
         view = self._shared.view
-        return view.complete and view.position > partition.settings_offset
+        told = False
+        while self._is_wanted():
+            # Cleared before the look: what comes after it wakes us, what came before does not.
+            self._wake.clear()
+            is_read = view.complete and (
+                view.topic_id != partition.settings_topic_id
+                or view.position > partition.settings_offset
+            )
+            if is_read:
+                return
+            if view.complete and not told:
+                told = True
+                log.error(
+                    "the settings topic has lost records, it ends before the state's settings; "
+                    "nothing leaves until as many were published again",
+                    partition=self.number,
+                    settings_end=view.position,
+                    state_needs=partition.settings_offset + 1,
+                )
+            await self._sleep(SETTINGS_LOOK_SECONDS)
 
     async def _seek(self, partition: Partition) -> None:
         """Start reading where the state ends. Raises `StartError` where that is impossible."""
@@ -369,7 +410,7 @@ class Runner:
         if not error.refusals:
             self._shared.directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
-        await self._sleep(RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
     def _next_chunk(self) -> Chunk | None:
         """The records for one cycle; what makes room for more says so."""

@@ -11,6 +11,7 @@ import structlog
 from streamsched.core.settings_view import SettingsView
 from streamsched.engine.changelog import ChangelogConsumer
 from streamsched.engine.cluster import Cluster, inspect_cluster
+from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
 from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
@@ -50,7 +51,9 @@ class PartitionRunners:
         self.view = SettingsView(settings.names)
         self.cluster: Cluster | None = None
         self.runners: dict[int, Runner] = {}
+        self.followers: dict[int, Follower] = {}
         self.has_assignment = False
+        self._stopping_followers: set[asyncio.Task[None]] = set()
         self._ingress = ingress
         self._web = WebServer(settings, self)
         self._shared: Shared | None = None
@@ -90,24 +93,50 @@ class PartitionRunners:
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,
         )
-        self._reader = SettingsReader(settings, self.view, self._wake_all)
+        self.view.topic_id = cluster.settings_topic_id
+        self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
         self._reader.start()
         self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
 
     async def on_assigned(
         self, partitions: frozenset[int], standbys: frozenset[int], generation: int
     ) -> None:
-        """Start a runner for each partition; the former ones were stopped by `on_revoked`."""
-        del standbys
+        """Start a runner for each partition; the former ones were stopped by `on_revoked`.
+
+        A standby of a partition that is ours now gives its store to the runner. One that stays a
+        standby goes on as it is; one that is not wanted any more is closed, with its folder kept.
+        """
         shared = self._shared
         if shared is None:
             raise RuntimeError("assigned before the start")
         self.has_assignment = True
         for number in sorted(partitions):
-            runner = Runner(shared, number, generation)
+            runner = Runner(shared, number, generation, self._taken_from_standbys(number))
             self.runners[number] = runner
             runner.start()
-        log.info("partitions assigned", partitions=sorted(partitions), generation=generation)
+        self._follow_only(standbys - partitions)
+        log.info(
+            "partitions assigned",
+            partitions=sorted(partitions),
+            standbys=sorted(self.followers),
+            generation=generation,
+        )
+
+    def _taken_from_standbys(self, number: int) -> Follower | None:
+        self.metrics.forget_standby(number)
+        return self.followers.pop(number, None)
+
+    def _follow_only(self, standbys: frozenset[int]) -> None:
+        for number in sorted(self.followers.keys() - standbys):
+            follower = self.followers.pop(number)
+            stopping = asyncio.create_task(follower.stop(), name=f"stop standby {number}")
+            self._stopping_followers.add(stopping)
+            stopping.add_done_callback(self._stopping_followers.discard)
+            self.metrics.forget_standby(number)
+        for number in sorted(standbys - self.followers.keys()):
+            assert self._shared is not None
+            follower = self.followers[number] = Follower(self._shared, number)
+            follower.start()
 
     async def on_revoked(self, partitions: frozenset[int]) -> None:
         """Stop all runners at once; each finishes its cycle or abandons it."""
@@ -130,6 +159,9 @@ class PartitionRunners:
 
     async def stop(self) -> None:
         """End everything that `start` began."""
+        self._follow_only(frozenset())
+        if self._stopping_followers:
+            await asyncio.wait(set(self._stopping_followers))
         if self._gauges is not None:
             self._gauges.cancel()
         if self._reader is not None:

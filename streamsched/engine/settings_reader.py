@@ -2,19 +2,37 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from streamsched.core.settings_view import SettingsView
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.engine.reader import StartError
+from streamsched.kafka.connection import Connection, KafkaAway, TopicFacts
 from streamsched.settings import Settings
 
 RECORDS_PER_BATCH: Final = 1_000
 POLL_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 1.0
+TOPIC_LOOK_SECONDS: Final = 10.0
+"""How often the topic's id is looked at."""
+ANSWER_SECONDS_MAX: Final = 5.0
+
+START_AGAIN: Final = (
+    "start the scheduler again to follow it as it is now; tenants of whom it says nothing keep the "
+    "settings that are in force"
+)
 
 log = structlog.get_logger()
 
@@ -23,12 +41,21 @@ class SettingsReader:
     """Feeds `view` on the event loop that `start` was called on, and tells when it did."""
 
     def __init__(
-        self, settings: Settings, view: SettingsView, on_change: Callable[[], None]
+        self,
+        settings: Settings,
+        view: SettingsView,
+        on_change: Callable[[], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
-        """`on_change` is called on the loop, after each stretch of records."""
+        """`on_change` is called on the loop after each stretch of records.
+
+        `fail` is called there with a `StartError` when the topic is no more the one of `view`.
+        """
         self._settings = settings
         self._view = view
         self._on_change = on_change
+        self._fail = fail
+        self._connection = Connection(settings)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,6 +72,7 @@ class SettingsReader:
 
     def _run(self) -> None:
         next_offset = 0
+        looked_at = time.monotonic()
         while not self._stopping.is_set():
             consumer = self._connect(next_offset)
             try:
@@ -52,6 +80,12 @@ class SettingsReader:
                     messages = consumer.consume(RECORDS_PER_BATCH, POLL_SECONDS)
                     if messages:
                         next_offset = self._take(messages, next_offset)
+                    if time.monotonic() - looked_at > TOPIC_LOOK_SECONDS:
+                        self._refuse_another_topic()
+                        looked_at = time.monotonic()
+            except StartError as error:
+                self._on_loop(self._fail, error)
+                return
             except KafkaException as exception:
                 log.warning("settings topic cannot be read", error=exception.args[0].str())
                 self._stopping.wait(RETRY_SECONDS)
@@ -66,15 +100,25 @@ class SettingsReader:
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",
-                    "auto.offset.reset": "earliest",
+                    "auto.offset.reset": "error",
                     "fetch.wait.max.ms": 100,
                 }
             ),
             logger=LIBRDKAFKA_LOG,
         )
         topic = self._settings.names.tenant_settings
-        consumer.assign([TopicPartition(topic, 0, next_offset)])
+        consumer.assign([TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)])
         return consumer
+
+    def _refuse_another_topic(self) -> None:
+        """Raise `StartError` where the topic was made anew; the offsets alone may not show it."""
+        topic = self._settings.names.tenant_settings
+        try:
+            facts = self._connection.facts([topic], ANSWER_SECONDS_MAX)[topic]
+        except KafkaAway:
+            return
+        if isinstance(facts, TopicFacts) and facts.topic_id != self._view.topic_id:
+            raise StartError(f"topic {topic} was deleted and made anew: {START_AGAIN}")
 
     def _take(self, messages: list[Message], next_offset: int) -> int:
         """Hand a stretch of records to the loop; returns the offset after it."""
@@ -88,11 +132,20 @@ class SettingsReader:
                 records.append((offset, message.key(), message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                 at_end = True
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - as above
+                topic = self._settings.names.tenant_settings
+                raise StartError(
+                    f"topic {topic} does not hold offset {next_offset}, which is next to be read: "
+                    f"it was made anew, or has lost records: {START_AGAIN}"
+                )
             elif not error.retriable():
                 raise KafkaException(error)
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._feed, records, at_end)
+        self._on_loop(self._feed, records, at_end)
         return next_offset
+
+    def _on_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _feed(
         self,

@@ -13,7 +13,9 @@ from streamsched.settings import Settings
 
 
 def reason_to_rebuild(store: Reader, place: str, cluster: Cluster, now_ms: int) -> str:
-    """Why local state, which lies at `place`, cannot be gone on from; empty if it can.
+    """Why local state, which lies at `place`, may have missed tombstones; empty if it has not.
+
+    Where the log has nothing new for it, it has missed nothing, however old it is.
 
     Raises `StartError` if the changelog it was built from is not the one there is now.
     """
@@ -30,15 +32,23 @@ def reason_to_rebuild(store: Reader, place: str, cluster: Cluster, now_ms: int) 
     value = store.get(META, state.POSITION_KEY)
     if value is None:
         return ""
-    age_ms = now_ms - state.decode_position(value).now_ms
+    current_ms = state.decode_position(value).now_ms
+    value = store.get(META, state.CURRENT_KEY)
+    if value is not None:
+        # A standby notes it: where nothing happens, the position stands still.
+        current_ms = max(current_ms, state.decode_now(value))
+    age_ms = now_ms - current_ms
     if age_ms > cluster.changelog_delete_retention_ms // 2:
         return f"it is {age_ms // 1000} s old, so it may have missed tombstones"
     return ""
 
 
 def refuse_lost_state(settings: Settings, partition: int, committed: int | None) -> None:
-    """Raise `StartError` where the group has read a partition of which there is no state."""
-    if committed is None:
+    """Raise `StartError` where the group has read a partition of which there is no state.
+
+    An offset of 0 says that nothing was read.
+    """
+    if not committed:
         return
     raise StartError(
         f"the group has read {settings.names.jobs}-{partition} up to {committed}, but the "

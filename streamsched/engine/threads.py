@@ -18,18 +18,25 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Two pools: commits must never queue behind replays."""
+    """Three pools: commits must never queue behind replays, nor replays behind followers."""
 
     def __init__(self, settings: Settings, partitions: int) -> None:
         """Room for a commit of every partition at once."""
         self._settings = settings
         self.producing = ThreadPoolExecutor(partitions + 2, thread_name_prefix="producing")
         self._reading = ThreadPoolExecutor(REPLAYS_AT_ONCE_MAX, thread_name_prefix="reading")
+        # Each follower waits in a thread for what comes next.
+        self._following = ThreadPoolExecutor(partitions, thread_name_prefix="following")
 
     async def reading(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking read in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, function, *arguments)
+
+    async def following(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a step of a follower in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._following, function, *arguments)
 
     def committed_offset(self, partition: int) -> int | None:
         """What the group has committed for an ingress partition, `None` for nothing; blocking."""
@@ -45,3 +52,4 @@ class Threads:
         """Do not wait for what still runs: it is bounded, and its result is of no use."""
         self.producing.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=False, cancel_futures=True)
+        self._following.shutdown(wait=False, cancel_futures=True)

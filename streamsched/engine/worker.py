@@ -17,6 +17,7 @@ import structlog
 import uvloop
 from mode import ServiceT
 
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.partitions import OwnerFactory
 from streamsched.engine.reader import StartError
 from streamsched.settings import Settings, SettingsError
@@ -31,7 +32,7 @@ ABANDON_SECONDS: Final = 9.0
 """From the signal to the end of the process, whatever hangs."""
 
 REPEAT_SECONDS: Final = 5.0
-"""How often one and the same trouble of aiokafka is logged."""
+"""How often one and the same trouble of a Kafka client is logged."""
 
 GC_THRESHOLDS: Final = (100_000, 50, 100)
 
@@ -209,21 +210,24 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 
 class _NotAgainYet:
-    """Lets each message of aiokafka through every few seconds.
+    """Lets each kind of message of the Kafka clients through every few seconds.
 
-    While a broker is away it says the same thirty times a second.
+    While a broker is away they say the same thirty times a second, each client for itself.
     """
 
     def __init__(self) -> None:
-        self._told_at: dict[str, float] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
 
     def __call__(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith("aiokafka"):
+        if not record.name.startswith(("aiokafka", LIBRDKAFKA_LOG.name)):
             return True
+        # librdkafka's messages have one template; what kind they are stands in the first place.
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        kind = (record.msg, str(first) if record.name == LIBRDKAFKA_LOG.name else "")
         now = time.monotonic()
-        if now - self._told_at.get(record.msg, -math.inf) < REPEAT_SECONDS:
+        if now - self._told_at.get(kind, -math.inf) < REPEAT_SECONDS:
             return False
-        self._told_at[record.msg] = now
+        self._told_at[kind] = now
         return True
 
 

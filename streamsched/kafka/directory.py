@@ -1,12 +1,14 @@
 """Which egress topics may be written to, kept current outside the data path.
 
 One thread asks the broker; the scheduler reads what it found from memory. A topic that nobody
-asked for is never looked at, and one that was asked for is created again when it disappears.
+asked for is never looked at. One that disappears is created again while it is in use; otherwise it
+was deleted on purpose, and is forgotten until somebody asks for it again.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +21,9 @@ from streamsched.settings import Settings
 
 REFUSAL_SECONDS: Final = 15.0
 """How long a topic whose records the broker refused is left alone before it is tried again."""
+
+IDLE_SECONDS: Final = 60.0
+"""A topic that nobody has looked up for so long is not created again when it is deleted."""
 
 REFRESH_SECONDS: Final = 2.0
 """How late at most a deleted topic or a lost leader is noticed."""
@@ -61,6 +66,7 @@ class EgressDirectory:
         self._suspects: set[str] = set()
         self._refusals: dict[str, tuple[float, str]] = {}  # until (monotonic), and why
         self._entries: dict[str, Destination] = {}
+        self._used_at: dict[str, float] = {}  # when it was last looked up (monotonic)
 
     @property
     def version(self) -> int:
@@ -69,6 +75,7 @@ class EgressDirectory:
 
     def lookup(self, topic: str) -> Destination | None:
         """The topic as last seen, or `None` where nobody asked for it yet."""
+        self._used_at[topic] = time.monotonic()
         return self._entries.get(topic)
 
     def want(self, topic: str, partitions: int) -> None:
@@ -79,6 +86,7 @@ class EgressDirectory:
                 self._wanted[topic] = partitions
             if topic in self._entries:
                 return
+            self._used_at[topic] = time.monotonic()
             self._entries[topic] = (
                 unusable(topic, Problem.FORBIDDEN, "is not for tenants: name another topic")
                 if reserved
@@ -157,8 +165,10 @@ class EgressDirectory:
         with self._lock:
             wanted = dict(self._wanted)
             suspects, self._suspects = self._suspects, set()
+        now = time.monotonic()
+        idle = {topic for topic in wanted if now - self._used_at.get(topic, now) > IDLE_SECONDS}
         try:
-            findings = survey.run_once(wanted, suspects, time.monotonic())
+            findings = survey.run_once(wanted, suspects, idle, now)
         except BaseException as error:
             with self._lock:
                 self._suspects |= suspects
@@ -171,8 +181,18 @@ class EgressDirectory:
         if self._away:
             self._away = False
             log.info("egress_directory_is_current")
+        self._forget(idle - findings.destinations.keys())
         self._publish(findings.destinations)
         return findings.soon
+
+    def _forget(self, topics: AbstractSet[str]) -> None:
+        """Drop topics that are gone and that nobody uses; who needs one again asks for it."""
+        with self._lock:
+            for topic in topics:
+                self._wanted.pop(topic, None)
+                self._entries.pop(topic, None)
+                self._used_at.pop(topic, None)
+            self._version += bool(topics)
 
     def _unless_refused(self, found: Destination) -> Destination:
         """What was found, or the refusal that the survey cannot see."""
@@ -190,7 +210,7 @@ class EgressDirectory:
             fresh = [
                 self._unless_refused(d) for topic, d in found.items() if topic not in self._suspects
             ]
-            changed = [d for d in fresh if self._entries[d.topic] != d]
+            changed = [d for d in fresh if self._entries.get(d.topic) != d]
             for destination in changed:
                 self._entries[destination.topic] = destination
             self._version += bool(changed)

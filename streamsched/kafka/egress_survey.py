@@ -103,16 +103,24 @@ class EgressSurvey:
         self._readings: dict[str, _Reading] = {}
 
     def run_once(
-        self, wanted: Mapping[str, int], suspects: AbstractSet[str], now_seconds: float
+        self,
+        wanted: Mapping[str, int],
+        suspects: AbstractSet[str],
+        idle: AbstractSet[str],
+        now_seconds: float,
     ) -> Findings:
         """Look at every topic of `wanted` (topic to partitions on creation), `suspects` closely.
 
+        One of `idle` is not created where it is missing; nothing is found of it then.
         Raises `KafkaAway` where no broker answers.
         """
         cluster = self._connection.metadata(ANSWER_SECONDS_MAX)
         seen = {topic: cluster.topics[topic] for topic in wanted if topic in cluster.topics}
         existing = {topic: metadata for topic, metadata in seen.items() if not metadata.error}
         missing = {topic: wanted[topic] for topic in wanted if topic not in seen}
+        for topic in [topic for topic in missing if topic in idle]:
+            self._readings.pop(topic, None)
+            del missing[topic]
         for topic in missing:
             # It may come back with other settings.
             self._readings.pop(topic, None)
@@ -120,6 +128,8 @@ class EgressSurvey:
         self._read([*self._due(existing, suspects, now_seconds), *hidden], now_seconds)
         found: dict[str, Destination] = {}
         for topic in wanted:
+            if topic in idle and topic not in seen:
+                continue
             if topic in refused:
                 found[topic] = refused[topic]
             elif (reading := self._readings.get(topic)) is not None:

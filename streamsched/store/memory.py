@@ -1,12 +1,12 @@
 """A store in memory: what tests and the driver run on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
-from streamsched.core.store import FAMILIES, Write
+from streamsched.core.store import FAMILIES, Row, Write
 from streamsched.store.errors import StoreClosed
 
 _Rows: TypeAlias = Any
@@ -115,6 +115,13 @@ class MemoryStore:
         self._cursors.add(cursor)
         return cursor
 
+    def stretches(self, family: str, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All rows of a family in order, `rows_max` at a time."""
+        self._refuse_if_closed()
+        rows = list(self._families[family].items())
+        for first in range(0, len(rows), rows_max):
+            yield rows[first : first + rows_max]
+
     def write(self, batch: Sequence[Write]) -> None:
         """Apply all changes of `batch` in their order, or, where one is impossible, none."""
         self._refuse_if_closed()
@@ -128,16 +135,28 @@ class MemoryStore:
             else:
                 families[family][key] = value
 
-    def wipe(self) -> None:
-        """Remove every row of every family."""
+    def begin_load(self) -> None:
+        """Remove every row, and release all cursors."""
         self._refuse_if_closed()
-        # New dictionaries, so cursors keep the old ones without a copy.
+        self._release_cursors()
         self._families = {family: SortedDict() for family in FAMILIES}
+
+    def load(self, family: str, rows: Sequence[Row]) -> None:
+        """Put rows in their order, or delete where the value is `None`."""
+        self.write([(family, key, value) for key, value in rows])
+
+    def end_load(self) -> None:
+        """Release all cursors; here there is nothing to make safe."""
+        self._refuse_if_closed()
+        self._release_cursors()
 
     def close(self) -> None:
         """Drop the rows, with all cursors; closing twice is harmless."""
         self._closed = True
         self._families = {}
+        self._release_cursors()
+
+    def _release_cursors(self) -> None:
         for cursor in self._cursors:
             cursor.release()
         self._cursors.clear()

@@ -76,6 +76,8 @@ class WebServer:
         if "verbose" in request.query:
             for number, runner in sorted(self._owner.runners.items()):
                 text += f"partition {number}: {runner.phase.value}\n"
+            for number, follower in sorted(self._owner.followers.items()):
+                text += f"standby {number}: {follower.description()}\n"
         return web.Response(status=503 if faults else 200, text=text)
 
     async def _metrics(self, _request: web.Request) -> web.Response:

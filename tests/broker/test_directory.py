@@ -205,6 +205,29 @@ def test_deleted_topic_is_created_again(
 
 
 @pytest.mark.usefixtures("facts_asked")
+def test_deleted_topic_that_nobody_uses_stays_deleted(
+    kafka: str,
+    start_directory: StartDirectory,
+    names: TopicNames,
+    admin: AdminClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was deleted on purpose; who wants it again has it created."""
+    directory = start_directory(kafka)
+    topic = names.egress("acme")
+    directory.want(topic, 1)
+    await_problem(directory, topic, None)
+    monkeypatch.setattr("streamsched.kafka.directory.IDLE_SECONDS", 0.0)
+    admin.delete_topics([topic])[topic].result(10)
+    # Looking it up would count as use.
+    await_condition("the topic is forgotten", lambda: topic not in directory._entries)
+    assert topic not in admin.list_topics(timeout=10).topics
+    monkeypatch.undo()
+    directory.want(topic, 1)
+    await_problem(directory, topic, None)
+
+
+@pytest.mark.usefixtures("facts_asked")
 def test_growth_of_a_topic_is_noticed(
     kafka: str, start_directory: StartDirectory, admin: AdminClient, names: TopicNames
 ) -> None:

@@ -113,6 +113,34 @@ def test_starts_again_though_a_partition_never_had_a_record(
             it.process.wait_ready()
 
 
+@pytest.mark.timeout(240)
+def test_settings_topic_made_anew_is_told_and_followed_after_a_start(
+    kafka: str, admin: AdminClient, tmp_path: Path
+) -> None:
+    """The scheduler ends with a sentence; started again, it keeps the known rates and reads on."""
+    with prepared(kafka, tmp_path, partitions=2) as it:
+        it.process.start()
+        it.process.wait_ready()
+        for number in range(3):
+            it.sender.settings("acme", rate=f"{number + 1}/h")
+            it.sender.settings("other", rate="5/h")
+        it.sender.flush()
+        it.process.await_tenant("acme", rate="3/h")
+        it.process.await_tenant("other", rate="5/h")
+        recreate(it, admin, it.names.tenant_settings)
+        assert it.process.wait_ended() == 1
+        said = [line for line in it.process.whole_log().splitlines() if '"level": "error"' in line]
+        assert len([line for line in said if f"topic {it.names.tenant_settings} " in line]) == 1
+        assert "Traceback" not in it.process.whole_log()
+
+        it.sender.settings("acme", rate="7/h")
+        it.sender.flush()
+        it.process.start()
+        it.process.wait_ready()
+        it.process.await_tenant("acme", rate="7/h")
+        it.process.await_tenant("other", rate="5/h")
+
+
 def start_anew(it: Installation, jobs: int) -> None:
     """Start as was advised, let jobs leave, and stop."""
     it.process.start()

@@ -2,10 +2,13 @@
 
 import pytest
 
+from streamsched.bench.bare_replay import Replayed
 from streamsched.bench.baseline import Figures, better, compared
 from streamsched.bench.errors import BenchError
 from streamsched.bench.load import Load
 from streamsched.bench.phase import Phase
+from streamsched.bench.recovery import Recovery
+from streamsched.bench.recovery import compared as recovered
 from streamsched.bench.result import BenchResult, percentile, ratio
 from streamsched.bench.scheduler import Sample, Stretch
 
@@ -20,6 +23,12 @@ FIELDS = {
     "lateness_ms_max",
     "ack_ms_p99",
     "scheduler_rss_mb",
+    "pending",
+    "seconds",
+    "start_to_ready_seconds",
+    "records_per_second",
+    "records_replayed",
+    "baseline_records_per_second",
 }
 """Names that others read benchmarks by."""
 
@@ -79,6 +88,23 @@ def test_the_scheduler_is_compared_with_the_better_baseline() -> None:
     assert result.ratio_to_baseline == 0.6
     assert result.cpu_ratio_to_baseline == 1.5
     assert result.parameters["baseline_runs_jobs_per_second"] == [50.0, 100.0]
+
+
+def test_a_recovery_is_compared_with_the_better_baseline() -> None:
+    """The rate is that of pending jobs over the time from fence to ready; the start is apart."""
+    result = recovered(
+        "recovery",
+        1_000,
+        8,
+        Recovery(seconds=2.0, start_to_ready_seconds=9.0, records=1_200, rss_mb=100.0),
+        Replayed(1_200, 2.0, 600.0, 3.0),
+        Replayed(1_200, 1.2, 1_000.0, 3.0),
+        {},
+    )
+    assert result.records_per_second == 500
+    assert result.ratio_to_baseline == 0.5
+    assert (result.seconds, result.start_to_ready_seconds) == (2.0, 9.0)
+    assert (result.pending, result.records_replayed) == (1_000, 1_200)
 
 
 def test_a_stretch_counts_only_what_happened_in_it() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from streamsched.core.limits import STALE_TURNS_MAX
 from streamsched.testing import Driver
 
 WAYS = ["none", "store", "changelog"]
@@ -178,6 +179,64 @@ def test_only_invalid_record_after_compaction(way: str) -> None:
     assert len(moments(driver)) == 1
     assert driver.status("acme") == "throttled"
     assert driver.partitions[0].settings_offset == 0
+
+
+@pytest.mark.parametrize("way", ["store", "changelog"])
+def test_settings_topic_made_anew_frees_nobody(way: str) -> None:
+    """Settings stay in force until the new topic has a word on their tenant."""
+    driver = Driver()
+    driver.view.topic_id = "first"
+    driver.set_tenant(burst=2)
+    for tenant in ("kept", "set", "unset", "broken"):
+        driver.set_tenant(tenant, rate="1/m")
+    driver.settle()
+
+    def begin_anew() -> None:
+        driver.view = type(driver.view)(driver.names, complete=True, topic_id="second")
+        driver.set_tenant("set", rate="2/m")
+        driver.unset_tenant("unset")
+        assert driver.set_tenant("broken", rate="0/m")
+        restart(driver, way)
+        driver.settle()
+
+    def rates() -> list[str]:
+        tenant = driver.partitions[0]._base.tenant
+        return [str(tenant(name).effective.rate) for name in ("kept", "set", "unset", "broken")]
+
+    def bursts() -> set[int]:
+        return {tenant.effective.burst for tenant in driver.partitions[0].tenants.values()}
+
+    begin_anew()
+    assert rates() == ["1/m", "2/m", "None", "1/m"]
+    assert bursts() == {2}
+    # Once more: what is kept of the first topic is still known as such.
+    begin_anew()
+    assert rates() == ["1/m", "2/m", "None", "1/m"]
+    assert driver.status("broken") == "ok"
+    # A word of the new topic counts, though its offset may be any.
+    driver.set_tenant("kept", rate="3/m")
+    driver.set_tenant(burst=5)
+    driver.settle()
+    assert rates() == ["3/m", "2/m", "None", "1/m"]
+    assert bursts() == {5}
+    driver.unset_tenant("kept")
+    driver.unset_tenant()
+    driver.settle()
+    assert rates() == ["None", "2/m", "None", "1/m"]
+    assert bursts() == {1}
+
+
+def test_throttled_tenant_has_a_bounded_queue_of_turns() -> None:
+    """Nothing is kept in memory for each job that falls due while its tenant may not dispatch."""
+    driver = Driver()
+    driver.set_tenant("acme", rate="1/d")
+    for number in range(STALE_TURNS_MAX + 100):
+        driver.submit("acme", f"{number}", due_at_ms=driver.now_ms + number)
+    driver.advance(STALE_TURNS_MAX + 200)
+    assert len(driver.read_egress("acme")) == 1
+    assert len(driver.partitions[0]._base.turns) <= STALE_TURNS_MAX + 3
+    driver.advance(86_400_000)
+    assert len(driver.read_egress("acme")) == 1
 
 
 def test_invalid_default_blocks_those_who_need_it() -> None:

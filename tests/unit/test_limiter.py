@@ -133,10 +133,40 @@ def test_change_keeps_the_level(
 
 
 def test_change_rounds_the_level_down() -> None:
-    """Half a job is no job."""
+    """Half a job is no job, but half of the wait for it."""
     old = (Rate(1, 1_000), 5)
     at = NOW - 1_999
     assert limiter.allowance(*old, at, NOW, waiting=False).jobs == 2
     new = (Rate(1, 10_000), 5)
     at = limiter.change(old, at, new, NOW)
-    assert limiter.allowance(*new, at, NOW, waiting=False) == limiter.Allowance(2, NOW - 10_000)
+    assert limiter.allowance(*new, at, NOW, waiting=False) == limiter.Allowance(2, NOW - 19_990)
+    assert limiter.change(new, at, old, NOW) == NOW - 1_999
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "every_ms"),
+    [
+        ((Rate(60, 3_600_000), 1), (Rate(61, 3_600_000), 1), 45_000),
+        ((Rate(2, 1_000), 1), (Rate(3, 1_000), 1), 300),
+        ((Rate(2, 1_000), 1), (Rate(2, 1_000), 2), 300),
+        ((Rate(1, 1_000), 1), (Rate(1, 7_000), 1), 100),
+    ],
+)
+def test_changes_more_often_than_the_period_do_not_starve_a_tenant(
+    one: tuple[Rate, int], other: tuple[Rate, int], every_ms: int
+) -> None:
+    """Each stretch adds its own share of the next job."""
+    pace, then = one, other
+    at = limiter.full(*pace, NOW)
+    left = 0
+    changes = 400
+    for number in range(changes):
+        began = NOW + number * every_ms
+        for now in range(began, began + every_ms, 50):
+            allowed = limiter.allowance(*pace, at, now, waiting=True)
+            left += allowed.jobs
+            at = limiter.spend(pace[0], allowed.at_ticks, allowed.jobs)
+        at = limiter.change(pace, at, then, began + every_ms)
+        pace, then = then, pace
+    share = [every_ms * changes / 2 * rate.count / rate.period_ms for rate, _ in (one, other)]
+    assert sum(share) * 0.98 - 1 <= left <= sum(share) + max(one[1], other[1]) + 1

@@ -1,11 +1,16 @@
 """A store built from the changelog, whole or from a tail, is as good as the one it stands for."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from streamsched.core import state
-from streamsched.core.replay import Replay
+from streamsched.core.replay import INDEX_ROWS, Replay
 from streamsched.core.store import DUE, FAMILIES, JOBS, META, READY
 from streamsched.store.memory import MemoryStore
+from streamsched.store.rocks import RocksStore
 from streamsched.testing import Driver, headers_of
 from tests.property.model import dump
 
@@ -111,6 +116,79 @@ def test_unfinished_rebuild_starts_again() -> None:
     again.finish()
     assert dump(store)["jobs"] == dump(driver.partitions[0].store)["jobs"]
     assert store.get(META, state.CHANGELOG_KEY) == state.encode_changelog_offset(len(log), "id")
+
+
+LOAD_AND_DIE = """
+import os, sys
+from streamsched.core import state
+from streamsched.core.replay import INDEX_ROWS, Replay
+from streamsched.core.store import JOBS
+from streamsched.store.rocks import RocksStore
+
+store = RocksStore(sys.argv[1])
+replay = Replay(store, "id")
+row = state.encode_job(1_000, 1, 0, 0, 1, 0, None, [], b"payload")
+replay.apply([(b"acme\\x00%d" % n, row) for n in range(1_000)], 1_000)
+with store.cursor(JOBS, b"", b"a") as cursor:
+    pass  # what was loaded so far lies in files now
+if sys.argv[2] == "indexed":
+    store.write = lambda batch: os._exit(0)  # the last step of all, which makes the rows count
+    replay.finish()
+os._exit(0)
+"""
+"""A rebuild in a process that is gone, without any farewell, in the middle of it or at its end."""
+
+
+@pytest.mark.parametrize("moment", ["loaded", "indexed"])
+def test_killed_rebuild_is_taken_for_an_empty_store(tmp_path: Path, moment: str) -> None:
+    """After a kill in a rebuild nothing of it counts, though rows of it lie on the disk."""
+    path = tmp_path / "store"
+    subprocess.run([sys.executable, "-c", LOAD_AND_DIE, path, moment], check=True, timeout=60)
+    store = RocksStore(path)
+    assert len(store.get_many(JOBS, [b"acme\x005"])) == 1
+    assert store.get(JOBS, b"acme\x005") is not None
+    replay = Replay(store, "id")
+    assert replay.next_offset == 0
+    row = state.encode_job(1_000, 7, 0, 0, 7, 0, None, [], b"payload")
+    replay.apply([(b"acme\x00new", row)], 3)
+    assert replay.finish()
+    assert dump(store)[JOBS] == {b"acme\x00new": row}
+    assert len(dump(store)[DUE]) == 1
+    assert state.decode_changelog_offset(store.get(META, state.CHANGELOG_KEY) or b"") == (3, "id")
+    store.close()
+
+
+def test_rebuild_that_is_not_wanted_any_more_ends(tmp_path: Path) -> None:
+    """Indexing stops between two stretches, and what it left is taken for an empty store."""
+    store = RocksStore(tmp_path / "store")
+    replay = Replay(store, "id")
+    row = state.encode_job(1_000, 1, 0, 0, 1, 0, None, [], b"payload")
+    replay.apply([(b"acme\x00%d" % n, row) for n in range(3 * INDEX_ROWS)], 9)
+    answers = iter([True, False])
+    assert not replay.finish(lambda: next(answers))
+    store.close()
+    reopened = RocksStore(tmp_path / "store")
+    assert Replay(reopened, "id").next_offset == 0
+    reopened.close()
+
+
+def test_rebuild_indexes_as_the_tail_does() -> None:
+    """Jobs of many tenants, with and without expiry, get the same rows and counts either way."""
+    tenants = (b"a", b"a-b", b"ab", b"b")
+    records: list[tuple[bytes, bytes | None]] = []
+    for number in range(5_000):
+        due_ms = 1_000_000 + number * 137
+        expires_ms = due_ms + (number % 5 - 1) * 1_000 if number % 3 == 0 else 0
+        row = state.encode_job(due_ms, number, expires_ms, 0, number, 0, None, [], b"")
+        records.append((state.job_key(tenants[number % 4], b"%d" % number), row))
+    whole, tail = MemoryStore(), MemoryStore()
+    replay = Replay(whole, "id")
+    replay.apply(records, len(records))
+    replay.finish()
+    replay = Replay(tail, "id")
+    replay.finish()
+    replay.apply(records, len(records))
+    assert dump(whole) == dump(tail)
 
 
 def test_applying_a_stretch_twice_is_harmless() -> None:

@@ -314,6 +314,8 @@ def test_cursor_tells_damage_from_the_end(path: Path) -> None:
     store = RocksStore(path, rocksdict.Cache(1 << 20))
     with pytest.raises(StoreCorrupt, match="damaged"):
         keys_of(store, JOBS)
+    with pytest.raises(StoreCorrupt):
+        list(store.stretches(JOBS, 7))
     store.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamsched.core.store import DUE, FAMILIES, JOBS, META, READY, Cursor, Store, Write
+from streamsched.core.store import DUE, FAMILIES, JOBS, META, READY, Cursor, Row, Store, Write
 from streamsched.store.errors import StoreClosed
 from streamsched.store.memory import MemoryStore
 from streamsched.store.rocks import RocksStore
@@ -175,30 +175,60 @@ def test_next_past_the_end_is_harmless(store: Store) -> None:
         assert not cursor.valid()
 
 
+def test_stretches_hold_every_row_once(store: Store) -> None:
+    """All rows of a family in order, so many at a time, those just loaded included."""
+    assert list(store.stretches(JOBS, 2)) == []
+    fill(store, b"", b"b", b"a", b"\xff" * 255)
+    fill(store, b"c", family=DUE)
+    expected = [[(b"", b""), (b"a", b"a")], [(b"b", b"b"), (b"\xff" * 255, b"\xff" * 255)]]
+    assert list(store.stretches(JOBS, 2)) == expected
+    store.begin_load()
+    store.load(JOBS, [(b"b", b"1"), (b"a", b"1"), (b"c", b"1"), (b"a", None)])
+    assert list(store.stretches(JOBS, 9)) == [[(b"b", b"1"), (b"c", b"1")]]
+
+
 def test_cursor_sees_the_store_as_at_its_making(store: Store) -> None:
-    """Puts, overwrites, deletes and a wipe after its making are not seen, by a seek neither."""
+    """Puts, overwrites and deletes after its making are not seen, by a seek neither."""
     fill(store, b"a", b"b", b"c")
     with store.cursor(JOBS, b"", TOP) as cursor:
         assert cursor.key() == b"a"
         store.write([(JOBS, b"b", None), (JOBS, b"c", b"new"), (JOBS, b"bb", b"1")])
         with store.cursor(JOBS, b"", TOP) as later:
-            store.wipe()
             assert rest(cursor) == [(b"a", b"a"), (b"b", b"b"), (b"c", b"c")]
             cursor.seek(b"b")
             assert rest(cursor) == [(b"b", b"b"), (b"c", b"c")]
             assert rest(later) == [(b"a", b"a"), (b"bb", b"1"), (b"c", b"new")]
-    assert scan(store, JOBS) == []
 
 
-def test_wipe_removes_every_row(store: Store) -> None:
-    """No row of any family outlives a wipe, the highest keys included, and writes go on."""
+def test_loading_begins_with_nothing(store: Store) -> None:
+    """No row of any family outlives it, the highest keys included, and writes go on after it."""
     for family in FAMILIES:
         fill(store, b"", b"\x00", b"a", b"\xff" * 64, b"\xff" * 200, family=family)
-    store.wipe()
+    store.begin_load()
+    assert [scan(store, family) for family in FAMILIES] == [[], [], [], []]
+    store.end_load()
     assert [scan(store, family) for family in FAMILIES] == [[], [], [], []]
     assert store.get_many(JOBS, [b"", b"a", b"\xff" * 200]) == [None, None, None]
     fill(store, b"a", b"\xff" * 65)
     assert [k for k, _ in scan(store, JOBS)] == [b"a", b"\xff" * 65]
+
+
+def test_loaded_rows_are_there(store: Store) -> None:
+    """The last change of a key counts, a cursor sees it before the end, and then every read."""
+    store.begin_load()
+    store.load(JOBS, [(b"b", b"1"), (b"a", b"1"), (b"c", b"1")])
+    store.load(JOBS, [(b"a", b"2"), (b"b", b"2"), (b"b", None), (b"d", None)])
+    store.load(DUE, [(b"a", b"3")])
+    with store.cursor(JOBS, b"", TOP) as cursor:
+        assert rest(cursor) == [(b"a", b"2"), (b"c", b"1")]
+    abandoned = store.cursor(JOBS, b"", TOP)
+    store.load(JOBS, [(b"e", b"1")])
+    store.end_load()
+    assert not abandoned.valid()
+    assert scan(store, JOBS) == [(b"a", b"2"), (b"c", b"1"), (b"e", b"1")]
+    assert scan(store, DUE) == [(b"a", b"3")]
+    store.write([(JOBS, b"a", None)])
+    assert store.get_many(JOBS, [b"a", b"c"]) == [None, b"1"]
 
 
 def test_closed_store_says_so(store: Store) -> None:
@@ -211,7 +241,8 @@ def test_closed_store_says_so(store: Store) -> None:
         lambda: store.get_many(JOBS, [b"a"]),
         lambda: store.cursor(JOBS, b"", TOP),
         lambda: store.write([(JOBS, b"a", b"1")]),
-        store.wipe,
+        store.end_load,
+        lambda: store.load(JOBS, [(b"a", b"1")]),
     ]
     for use in uses:
         with pytest.raises(StoreClosed, match="is closed"):
@@ -239,7 +270,9 @@ short_keys = st.binary(max_size=3) | st.sampled_from([b"a", b"b", b"a\x00", b"\x
 values = st.none() | st.binary(max_size=4)
 writes = st.tuples(st.sampled_from(FAMILIES), short_keys, values)
 batches = st.lists(writes, max_size=12)
-steps = st.lists(st.one_of(st.just("wipe"), st.just("reopen"), batches), max_size=10)
+steps = st.lists(st.one_of(st.just("load"), st.just("reopen"), batches), max_size=10)
+
+LOADED: list[Row] = [(b"b", b"1"), (b"a", b"1"), (b"a", None), (b"", b"1"), (b"b", b"2")]
 
 Model = dict[str, dict[bytes, bytes]]
 
@@ -278,16 +311,22 @@ def test_both_stores_agree_with_a_dictionary(
 def change_under_cursors(
     stores: list[Store], model: Model, step: str | list[Write], bounds: tuple[bytes, bytes]
 ) -> None:
-    """Wipe or write, with cursors open that must not see it."""
+    """Load from nothing, or write, with cursors open that must not see a write."""
     cursors = [store.cursor(JOBS, *bounds) for store in stores]
     before = between(model[JOBS], *bounds)
     if isinstance(step, str):
         for rows in model.values():
             rows.clear()
-    else:
-        apply(model, step)
+        apply(model, [(JOBS, key, value) for key, value in LOADED])
+        for store, cursor in zip(stores, cursors, strict=True):
+            store.begin_load()
+            store.load(JOBS, LOADED)
+            store.end_load()
+            assert not cursor.valid()
+        return
+    apply(model, step)
     for store, cursor in zip(stores, cursors, strict=True):
-        store.wipe() if isinstance(step, str) else store.write(step)
+        store.write(step)
         with cursor:
             assert rest(cursor) == before
 

@@ -92,6 +92,7 @@ REFUSED_ENVELOPES = [
     (envelope(key="1"), Reason.ILLEGAL_KEY),
     (envelope(headers="[]"), Reason.ILLEGAL_HEADERS),
     (envelope(headers='{"a":1}'), Reason.ILLEGAL_HEADERS),
+    (envelope(headers='{"a\\u0000b":"x"}'), Reason.ILLEGAL_HEADERS),
     (envelope(headers='{"streamsched-id":"x"}'), Reason.ILLEGAL_HEADERS),
     (envelope(op='"delete"'), Reason.ILLEGAL_OP),
     (envelope(op="1"), Reason.ILLEGAL_OP),

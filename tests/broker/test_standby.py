@@ -1,0 +1,181 @@
+"""Hot standbys: a scheduler that follows takes over by the tail, and loses and repeats nothing."""
+
+import json
+import re
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from streamsched.core.names import TopicNames
+from streamsched.kafka import admin
+from tests.broker.cluster import await_condition
+from tests.broker.reading import job_id, read_topics
+from tests.broker.scheduler_process import SchedulerProcess
+from tests.broker.sending import Sender
+
+PARTITIONS = 4
+TENANTS = [f"tenant-{number}" for number in range(8)]
+JOBS = 4_000
+DELAY_MS = 45_000
+TAIL_RECORDS_MAX = 200
+"""Far below the records of a partition, and far above what is committed between two reads."""
+
+
+def verbose(process: SchedulerProcess) -> str:
+    """What `/readyz?verbose` says."""
+    url = f"http://127.0.0.1:{process.port}/readyz?verbose"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def followed(process: SchedulerProcess) -> set[int]:
+    """The partitions that it follows and has read to the end."""
+    found = re.findall(
+        r"^standby (\d+): following, 0 records left$", verbose(process), re.MULTILINE
+    )
+    return {int(number) for number in found}
+
+
+def owned(process: SchedulerProcess) -> set[int]:
+    """The partitions that it dispatches from."""
+    return {int(n) for n in re.findall(r"^partition (\d+): ready$", verbose(process), re.MULTILINE)}
+
+
+def recoveries(process: SchedulerProcess) -> list[dict[str, int]]:
+    """Its log lines on recovered partitions."""
+    lines = [line for line in process.whole_log().splitlines() if line.startswith("{")]
+    found = [json.loads(line) for line in lines]
+    return [line for line in found if line["event"] == "partition recovered"]
+
+
+@contextmanager
+def pair(kafka: str, names: TopicNames, folder: Path) -> Iterator[list[SchedulerProcess]]:
+    """Two schedulers that have shared the partitions between them, each the other's standby."""
+    processes = [SchedulerProcess(kafka, names.app_id, folder / name) for name in ("a", "b")]
+    with ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.kill)
+            process.start()
+            process.wait_ready()
+        first, second = processes
+
+        def shared() -> bool:
+            return all(p.is_ready() and len(owned(p)) == PARTITIONS // 2 for p in processes)
+
+        await_condition("both own half", shared, 60, lambda: first.log() + second.log())
+        yield processes
+
+
+def await_followed(processes: list[SchedulerProcess]) -> None:
+    """Wait until each has read to its end what the other one owns."""
+    first, second = processes
+
+    def is_so() -> bool:
+        return followed(first) == owned(second) and followed(second) == owned(first)
+
+    await_condition("each follows the other", is_so, 60, lambda: verbose(first) + verbose(second))
+
+
+@pytest.mark.timeout(240)
+def test_takeover_by_a_standby_reads_the_tail_alone(
+    kafka: str, app_id: str, tmp_path: Path
+) -> None:
+    """Kill -9 of one of two: the other reads next to nothing, and each job leaves exactly once."""
+    names = TopicNames(app_id)
+    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    sender = Sender(kafka, names)
+    with pair(kafka, names, tmp_path) as (first, second):
+        for number in range(JOBS):
+            sender.job(TENANTS[number % len(TENANTS)], f"{number}", delay_ms=DELAY_MS)
+        sender.flush()
+
+        def accepted() -> bool:
+            both = (first, second)
+            return sum(p.metric("streamsched_jobs_accepted_total") for p in both) == JOBS
+
+        await_condition("all jobs are accepted", accepted, 30, second.log)
+        await_followed([first, second])
+        assert second.metric("streamsched_standby_lag_records{") == 0
+        lost = owned(first)
+        before = len(recoveries(second))
+        first.kill()
+        await_condition(
+            "the other one has taken over",
+            lambda: owned(second) == set(range(PARTITIONS)),
+            60,
+            second.log,
+        )
+        taken = [line for line in recoveries(second)[before:] if line["partition"] in lost]
+        assert {line["partition"] for line in taken} == lost
+        print([(line["partition"], line["records"], line["was_standby"]) for line in taken])
+        assert all(line["was_standby"] and line["records"] <= TAIL_RECORDS_MAX for line in taken)
+        assert second.metric("streamsched_jobs_pending{") == JOBS
+        assert second.metric("streamsched_recovery_records{") <= TAIL_RECORDS_MAX * PARTITIONS
+        topics = [names.egress(tenant) for tenant in TENANTS]
+        await_condition(
+            "every job has left",
+            lambda: second.metric("streamsched_jobs_dispatched_total") >= JOBS,
+            90,
+            second.log,
+        )
+        counts = Counter(job_id(record) for record in read_topics(kafka, topics))
+        assert counts == Counter(f"{number}" for number in range(JOBS))
+
+
+@pytest.mark.timeout(240)
+def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_path: Path) -> None:
+    """A standby outlives rebalances; where it is not wanted any more, its state waits on disk."""
+    names = TopicNames(app_id)
+    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    sender = Sender(kafka, names)
+    for number in range(200):
+        sender.job(TENANTS[number % len(TENANTS)], f"{number}", delay_ms=3_600_000)
+    sender.flush()
+    with pair(kafka, names, tmp_path) as (first, second):
+        await_followed([first, second])
+        assert first.metric("streamsched_jobs_pending{") > 0
+        # An orderly end: the other one takes all over, has nobody to follow, and says so.
+        assert first.terminate() == 0
+        await_condition(
+            "the other one owns all",
+            lambda: owned(second) == set(range(PARTITIONS)) and not followed(second),
+            60,
+            second.log,
+        )
+        assert second.metric("streamsched_jobs_pending{") == 200
+        for number in range(PARTITIONS):
+            assert (first.folder / "data" / app_id / f"{number}" / "CURRENT").exists()
+        before = len(recoveries(first))
+        first.start()
+        await_condition(
+            "both share again",
+            lambda: first.is_ready() and second.is_ready() and len(owned(first)) == PARTITIONS // 2,
+            60,
+            first.log,
+        )
+        await_followed([first, second])
+        lines = recoveries(first)[before:]
+        print([(line["partition"], line["records"]) for line in lines])
+        assert lines
+        # What it had followed or owned before was on its disk, so there was no rebuild.
+        assert all(line["records"] <= TAIL_RECORDS_MAX // 4 for line in lines)
+        assert second.metric("streamsched_standby_failures_total") == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_single_process_is_no_standby_of_itself(kafka: str, app_id: str, tmp_path: Path) -> None:
+    """Alone, a scheduler owns everything and follows nothing, whatever is configured."""
+    names = TopicNames(app_id)
+    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    process = SchedulerProcess(kafka, app_id, tmp_path, standby_replicas="2")
+    process.start()
+    try:
+        process.wait_ready()
+        assert owned(process) == set(range(PARTITIONS))
+        assert "standby" not in verbose(process)
+    finally:
+        process.kill()
