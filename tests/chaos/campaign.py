@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from streamsched.demo.verdict import Verdict
-from tests.chaos.faults import Fault, NotHappened, all_faults
+from tests.chaos.faults import Fault, all_faults
 from tests.chaos.judge import Circumstances, judge
+from tests.chaos.proof import NotHappened
 from tests.chaos.reader import ReaderFault
 from tests.chaos.world import NotCalm, World, now_ms
 
@@ -174,7 +175,7 @@ def judge_all(world: World, outcome: Outcome) -> None:
     if not outcome.broken:
         return
     outcome.evidence = world.folder
-    tables = {
+    tables: dict[str, Sequence[Any]] = {
         "jobs": list(ledger.jobs.values()),
         "cancels": ledger.cancels,
         "dispatches": ledger.dispatches,

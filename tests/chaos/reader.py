@@ -52,7 +52,7 @@ class Reader:
         self.incarnations: dict[str, int] = {}
         """How often each topic has been seen made again."""
         self._names = names
-        options = {"bootstrap.servers": servers, "log_level": 0}
+        options: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
         self._admin = AdminClient(options)
         self._consumer = Consumer(
             {
