@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.world import World
 
 OUTAGE_SECONDS: Final = 60.0
+REST_SECONDS: Final = 8.0
 OVERTIME_SECONDS: Final = 900
 """What a run may need beyond its time: the last fault, the drain, the end."""
 
@@ -33,6 +35,8 @@ def main() -> int:
     parser.add_argument("--outage-seconds", type=float, default=OUTAGE_SECONDS)
     parser.add_argument("--only", nargs="+", default=[], help="names of faults")
     chosen = parser.parse_args()
+    # Told to end, it ends what it has started first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     print(f"repeat with SEED={seed}", flush=True)
     each_seconds = chosen.minutes * 60 / len(chosen.nodes)
@@ -50,6 +54,7 @@ def main() -> int:
             nodes,
             choose,
             outage_seconds=chosen.outage_seconds,
+            rest_seconds=REST_SECONDS,
             life_seconds=int(each_seconds) + OVERTIME_SECONDS,
             until=time.monotonic() + each_seconds,
             say=lambda text: print(text, flush=True),

@@ -6,17 +6,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from streamsched.demo.verdict import Verdict
-from tests.chaos.faults import Fault, NotHappened, all_faults
+from tests.chaos.faults import Fault, all_faults
 from tests.chaos.judge import Circumstances, judge
+from tests.chaos.proof import NotHappened
 from tests.chaos.reader import ReaderFault
 from tests.chaos.world import NotCalm, World, now_ms
 
 DRAIN_SECONDS_MAX: Final = 180.0
-WARM_SECONDS: Final = 5.0
 
 
 @dataclass
@@ -52,6 +53,7 @@ def run(
     choose: Callable[[World, Sequence[Fault]], Sequence[Fault]],
     *,
     outage_seconds: float,
+    rest_seconds: float,
     life_seconds: int,
     until: float = 0.0,
     say: Callable[[str], None],
@@ -70,10 +72,11 @@ def run(
     possible = [fault for fault in all_faults(outage_seconds) if nodes >= fault.nodes_min]
     try:
         tell(f"seed {seed}: {nodes} nodes are starting")
-        with world.fault():
+        with world.trouble("start"):
             world.start()
             prepare(world)
-        do_rounds(world, outcome, lambda: choose(world, possible), until)
+        rounds = partial(choose, world, possible)
+        do_rounds(world, outcome, rounds, until=until, rest_seconds=rest_seconds)
         finish(world, outcome)
     except (NotCalm, ReaderFault) as error:
         outcome.broken.append(f"{type(error).__name__}: {error}")
@@ -98,7 +101,12 @@ def prepare(world: World) -> None:
 
 
 def do_rounds(
-    world: World, outcome: Outcome, choose: Callable[[], Sequence[Fault]], until: float
+    world: World,
+    outcome: Outcome,
+    choose: Callable[[], Sequence[Fault]],
+    *,
+    until: float,
+    rest_seconds: float,
 ) -> None:
     """One round after the other until the time is over; what does not come back ends it early."""
     while True:
@@ -110,6 +118,8 @@ def do_rounds(
                 world.say(f"  {outcome.broken[-1][:500]}")
                 if isinstance(error, NotCalm):
                     return
+            # What a job suffers in peace is worth knowing, too.
+            time.sleep(rest_seconds)
             if until and time.monotonic() > until:
                 return
         if time.monotonic() >= until:
@@ -121,7 +131,7 @@ def do(world: World, fault: Fault, outcome: Outcome) -> None:
     world.say(f"{fault.name} …")
     started = time.monotonic()
     restarts = len(world.restarts)
-    with world.fault():
+    with world.trouble(fault.name):
         proof = fault.run(world)
     outcome.happened.append((fault.name, proof))
     ended = world.restarts[restarts:]
@@ -134,12 +144,14 @@ def finish(world: World, outcome: Outcome) -> None:
     """Stop the load, let everything leave, stop the schedulers, read to the end."""
     world.say("the load ends")
     world.load.stop()
+    world.say("Kafka has what was sent")
     try:
         world.await_true(
             "every job has ended", lambda: world.reader.pending() == 0, DRAIN_SECONDS_MAX
         )
     except NotCalm:
         outcome.broken.append(f"{world.reader.pending()} jobs were pending to the end")
+    world.say("every job has ended")
     for member in world.members:
         status = member.terminate()
         if status:
@@ -163,7 +175,7 @@ def judge_all(world: World, outcome: Outcome) -> None:
     if not outcome.broken:
         return
     outcome.evidence = world.folder
-    tables = {
+    tables: dict[str, Sequence[Any]] = {
         "jobs": list(ledger.jobs.values()),
         "cancels": ledger.cancels,
         "dispatches": ledger.dispatches,
@@ -177,6 +189,6 @@ def judge_all(world: World, outcome: Outcome) -> None:
     lines = [outcome.text(), "", *(f"{name}: {proof}" for name, proof in outcome.happened)]
     for verdict in outcome.verdicts:
         lines += [f"{verdict.promise}: {text}" for text in verdict.broken]
-    lines += [f"fault {span.start_ms} to {span.end_ms}" for span in world.faults]
+    lines += [f"{name}: {span.start_ms} to {span.end_ms}" for name, span in world.faults]
     lines += [f"{gone}" for gone in world.deletions]
     (world.folder / "violations.txt").write_text("\n".join(lines) + "\n", "utf-8")

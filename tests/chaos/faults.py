@@ -4,37 +4,25 @@ A fault returns a sentence of what was seen of it; one that has not happened as 
 `NotHappened`, because a schedule that did nothing proves nothing.
 """
 
-import random
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from streamsched.kafka import admin
 from tests.broker.cluster import partition_count
+from tests.chaos import state_faults as state
 from tests.chaos.judge import Deletion
 from tests.chaos.load import DOOMED
-from tests.chaos.world import (
-    PARTITIONS,
-    LogLine,
-    Member,
-    World,
-    events_named,
-    now_ms,
-)
+from tests.chaos.member import LogLine, events_named
+from tests.chaos.proof import demand
+from tests.chaos.world import PARTITIONS, World, now_ms
 
 MEMBERS_MAX: Final = 3
 NODE_AWAY_SECONDS: Final = (2.0, 6.0)
 DELETION_SHOWS_MS: Final = 3_000
 """For so long after its deletion a broker may still take records for a topic."""
-FLIP_EVERY_BYTES: Final = 200
 REFUSAL: Final = "is in use by another process"
-
-
-class NotHappened(AssertionError):
-    """A fault did not have the effect without which it proves nothing."""
 
 
 def kill(world: World) -> str:
@@ -47,7 +35,7 @@ def kill(world: World) -> str:
     victim.start()
     world.await_calm()
     taken = _assigned_since(world, since)
-    _demand(owned and owned <= taken, f"{owned} were to be taken over, {taken} were")
+    demand(owned and owned <= taken, f"{owned} were to be taken over, {taken} were")
     return f"{victim.name} was killed with {_of(owned)}, which were assigned anew"
 
 
@@ -73,7 +61,7 @@ def hang(world: World) -> str:
     fenced = [line for line in lines if "fenced" in str(line)]
     rejoined = _generation(lines)
     ended = bool(events_named(lines, "scheduler started"))
-    _demand(ended or rejoined > generation, f"{victim.name} went on in generation {generation}")
+    demand(ended or rejoined > generation, f"{victim.name} went on in generation {generation}")
     how = "was started again" if ended else f"rejoined in generation {rejoined}"
     return (
         f"{victim.name} hung in generation {generation} with {_of(owned)}, was told "
@@ -89,8 +77,8 @@ def restart(world: World) -> str:
     _pause(world, 0.0, 3.0)
     victim.start()
     world.await_calm()
-    _demand(owned, f"{victim.name} owned nothing")
-    _demand(status == 0, f"{victim.name} ended with status {status} on SIGTERM")
+    demand(owned, f"{victim.name} owned nothing")
+    demand(status == 0, f"{victim.name} ended with status {status} on SIGTERM")
     return f"{victim.name} ended in order with {_of(owned)} and came back"
 
 
@@ -108,8 +96,8 @@ def scale(world: World) -> str:
     status = victim.terminate()
     world.members.remove(victim)
     world.await_calm()
-    _demand(status == 0, f"{victim.name} ended with status {status} on SIGTERM")
-    _demand(owned <= _assigned_since(world, since), f"{owned} were not assigned to others")
+    demand(status == 0, f"{victim.name} ended with status {status} on SIGTERM")
+    demand(owned <= _assigned_since(world, since), f"{owned} were not assigned to others")
     return f"{victim.name} was removed, and others took its {_of(owned)}"
 
 
@@ -162,7 +150,7 @@ def delete_topic(world: World) -> str:
     """A tenant's topic is deleted while jobs go there; the scheduler makes it again."""
     topic = world.names.egress(world.random.choice(DOOMED))
     before = admin.topic_ids(world.admin, [topic])
-    _demand(before, f"{topic} was not there to be deleted")
+    demand(before, f"{topic} was not there to be deleted")
     number = world.reader.incarnations.get(topic, 0)
     began_ms = now_ms()
     world.reader.expect_deletion(topic)
@@ -175,43 +163,6 @@ def delete_topic(world: World) -> str:
     )
     world.await_calm()
     return f"{topic} was deleted and made again, and jobs went there"
-
-
-def lose_state(world: World) -> str:
-    """The local state of a scheduler is gone when it starts."""
-
-    def remove(folder: Path) -> None:
-        shutil.rmtree(folder)
-
-    return _with_state(world, "removed", remove)
-
-
-def corrupt_manifest(world: World) -> str:
-    """Bytes of the lists of files of every store are flipped."""
-    return _corrupt(world, "MANIFEST-*", must_rebuild=True)
-
-
-def corrupt_tables(world: World) -> str:
-    """Bytes of the sorted tables of every store are flipped."""
-    return _corrupt(world, "*.sst", must_rebuild=False)
-
-
-def corrupt_log(world: World) -> str:
-    """Bytes of the write-ahead log of every store are flipped."""
-    return _corrupt(world, "*.log", must_rebuild=False)
-
-
-def restore_old_state(world: World) -> str:
-    """A copy of the state that was taken early in the run is put back."""
-    old = world.old_state
-    if old is None:
-        raise NotHappened("no copy of the state was taken")
-
-    def put_back(folder: Path) -> None:
-        shutil.rmtree(folder)
-        shutil.copytree(old, folder)
-
-    return _with_state(world, "replaced by an old copy", put_back)
 
 
 def share_folder(world: World) -> str:
@@ -238,7 +189,7 @@ def share_folder(world: World) -> str:
             other.start()
     world.await_calm()
     said = [str(line.get("event")) for line in second.log_lines() if REFUSAL in str(line)]
-    _demand(status == 1 and said, f"status {status}: {second.log()[-1_000:]}")
+    demand(status == 1 and said, f"status {status}: {second.log()[-1_000:]}")
     return f"a second scheduler on the folder of {victim.name} ({_of(owned)}) refused: {said[-1]}"
 
 
@@ -266,11 +217,11 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
         Fault("kill changelog leader", kill_changelog_leader, "broker", 3),
         Fault("kill egress leader", kill_egress_leader, "broker", 3),
         Fault("delete topic", delete_topic, "topic"),
-        Fault("lose state", lose_state, "state"),
-        Fault("corrupt manifest", corrupt_manifest, "state"),
-        Fault("corrupt tables", corrupt_tables, "state"),
-        Fault("corrupt log", corrupt_log, "state"),
-        Fault("restore old state", restore_old_state, "state"),
+        Fault("lose state", state.lose_state, "state"),
+        Fault("corrupt manifest", state.corrupt_manifest, "state"),
+        Fault("corrupt tables", state.corrupt_tables, "state"),
+        Fault("corrupt log", state.corrupt_log, "state"),
+        Fault("restore old state", state.restore_old_state, "state"),
         Fault("share folder", share_folder, "folder"),
     )
 
@@ -301,82 +252,6 @@ def _kill(world: World, node_id: int, what: str) -> str:
     world.await_in_sync()
     world.await_calm()
     return f"node {node_id}, {what}, was killed; jobs left {served_ms} ms later without it"
-
-
-def _with_state(world: World, what: str, wreck: Callable[[Path], None]) -> str:
-    """Do something to the state of a scheduler while it is down; it must read the changelog."""
-    victim = _member_with_state(world)
-    victim.kill()
-    stores = len([folder for folder in victim.state_folder.iterdir() if folder.is_dir()])
-    _demand(stores, f"{victim.name} has no state")
-    wreck(victim.state_folder)
-    since = victim.log_size()
-    victim.start()
-    world.await_calm()
-    lines = victim.log_lines(since)
-    recovered = events_named(lines, "partition recovered")
-    records = sum(line["records"] for line in recovered)
-    _demand(records > 0, f"{victim.name} recovered without reading the changelog: {recovered}")
-    return (
-        f"the state of {victim.name} ({stores} stores) was {what}: {len(recovered)} partitions "
-        f"read {records} records of the changelog{_because(_rebuilt(lines))}"
-    )
-
-
-def _corrupt(world: World, pattern: str, *, must_rebuild: bool) -> str:
-    victim = _member_with_state(world)
-    victim.kill()
-    flipped = _flip(world.random, victim.state_folder, pattern)
-    since = victim.log_size()
-    victim.start()
-    world.await_calm()
-    lines = victim.log_lines(since)
-    rebuilt = _rebuilt(lines)
-    recovered = events_named(lines, "partition recovered")
-    _demand(flipped, f"{victim.name} has no {pattern}")
-    _demand(recovered, f"{victim.name} was not assigned any partition")
-    if must_rebuild:
-        _demand(rebuilt, f"{victim.name} noticed nothing")
-    return (
-        f"{sum(flipped.values())} bytes of {len(flipped)} {pattern} of {victim.name} were flipped: "
-        f"{len(recovered)} partitions recovered, {len(rebuilt)} rebuilt{_because(rebuilt)}"
-    )
-
-
-def _flip(rng: random.Random, folder: Path, pattern: str) -> dict[str, int]:
-    """Flip a bit in every so many bytes of the files; how many in each."""
-    flipped: dict[str, int] = {}
-    for path in sorted(folder.glob(f"*/{pattern}")):
-        content = bytearray(path.read_bytes())
-        if not content:
-            continue
-        places = {rng.randrange(len(content)) for _ in range(1 + len(content) // FLIP_EVERY_BYTES)}
-        for place in places:
-            content[place] ^= 1 << rng.randrange(8)
-        path.write_bytes(content)
-        flipped[str(path.relative_to(folder))] = len(places)
-    return flipped
-
-
-def _member_with_state(world: World) -> Member:
-    """The first scheduler has had every partition, so whichever it gets, there is state of it."""
-    first = world.all_members[0]
-    return first if first in world.members else world.busy_member()
-
-
-def _rebuilt(lines: Sequence[LogLine]) -> list[LogLine]:
-    broken = [
-        line
-        for line in events_named(lines, "partition begins again")
-        if "damaged" in str(line.get("error")) or "Corruption" in str(line.get("error"))
-    ]
-    ahead = events_named(lines, "local state is ahead of the changelog, rebuilt")
-    return events_named(lines, "local state is rebuilt") + ahead + broken
-
-
-def _because(rebuilt: Sequence[LogLine]) -> str:
-    reasons = {str(line.get("reason") or line.get("error") or "ahead")[:90] for line in rebuilt}
-    return f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
 
 
 def _dispatched_to(world: World, line: str) -> bool:
@@ -410,8 +285,3 @@ def _of(partitions: set[int]) -> str:
 def _pause(world: World, least: float, most: float) -> None:
     """Let time pass: how long a fault lasts is part of it, and drawn from the seed."""
     time.sleep(world.random.uniform(least, most))
-
-
-def _demand(holds: object, text: str) -> None:
-    if not holds:
-        raise NotHappened(text)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.demo.check_outcomes import _unanswered, check_records, check_rejected, check_time
@@ -21,6 +21,7 @@ from streamsched.demo.seen import DispatchSeen, JobSeen
 from streamsched.demo.spans import Span, quantile
 from streamsched.demo.verdict import Verdict
 
+CALM: Final = "calm"
 READING_LAG_MS: Final = 10_000
 """A record committed this long before its topic was deleted has been read before."""
 
@@ -34,13 +35,19 @@ class Deletion:
     ended_ms: int
 
 
+class Trouble(NamedTuple):
+    """From the beginning of a fault until everything worked again."""
+
+    name: str
+    span: Span
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What no topic tells."""
 
     end_ms: int
-    faults: Sequence[Span] = ()
-    """From the beginning of each fault until everything worked again."""
+    faults: Sequence[Trouble] = ()
     deletions: Sequence[Deletion] = ()
     acknowledged: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     """Tenant and id of jobs that Kafka has confirmed to their sender."""
@@ -243,10 +250,9 @@ def _rank(job: JobSeen) -> tuple[int, tuple[int, int]]:
     return job.due_ms, job.place
 
 
-def _tell_lateness(evidence: Evidence, faults: Sequence[Span]) -> Verdict:
-    """How late jobs without a rate were received: through faults, and while nothing was wrong."""
-    calm: list[int] = []
-    rough: list[int] = []
+def _tell_lateness(evidence: Evidence, faults: Sequence[Trouble]) -> Verdict:
+    """How late jobs without a rate were received: by the first fault that met them, if any."""
+    late_ms: dict[str, list[int]] = defaultdict(list)
     for tenant in evidence.tenants.values():
         if any(settings.rate is not None for settings in tenant.settings):
             continue
@@ -255,27 +261,21 @@ def _tell_lateness(evidence: Evidence, faults: Sequence[Span]) -> Verdict:
             job = jobs.get(dispatch.source)
             if job is None:
                 continue
-            under_way = Span(min(job.ready_ms, job.arrived_ms), dispatch.received_ms + 1)
-            late_ms = max(0, dispatch.received_ms - job.ready_ms)
-            (rough if any(under_way.meets(span) for span in faults) else calm).append(late_ms)
-    parts = [
-        f"{what} {len(late_ms):,}: p50 {quantile(late_ms, 0.5)} ms, p99 {quantile(late_ms, 0.99)} "
-        f"ms, longest {late_ms[-1]} ms"
-        for what, late_ms in (("calm", sorted(calm)), ("through faults", sorted(rough)))
-        if late_ms
-    ]
-    broken = [] if parts else ["no unthrottled job was received"]
-    return Verdict("lateness", "; ".join(parts) or "nothing", broken)
+            under_way = Span(job.arrived_ms, dispatch.received_ms + 1)
+            met = next((fault.name for fault in faults if under_way.meets(fault.span)), CALM)
+            late_ms[met].append(max(0, dispatch.received_ms - job.ready_ms))
+    calm = sorted(late_ms.pop(CALM, []))
+    told = []
+    if calm:
+        p50, p99 = quantile(calm, 0.5), quantile(calm, 0.99)
+        told.append(f"calm {len(calm):,}: p50 {p50} ms, p99 {p99} ms, longest {calm[-1]} ms")
+    longest = sorted((max(found), name) for name, found in late_ms.items())
+    if longest:
+        through = ", ".join(f"{name} {found / 1000:.1f} s" for found, name in longest)
+        told.append(f"longest through {through}")
+    broken = [] if told else ["no unthrottled job was received"]
+    return Verdict("lateness", "; ".join(told), broken)
 
 
 def _name(job: JobSeen) -> str:
     return f"{job.tenant}/{job.job_id} ({job.source})"
-
-
-def summary(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How often each promise was seen broken, those that held left out."""
-    found: dict[str, int] = defaultdict(int)
-    for verdict in verdicts:
-        if not verdict.kept:
-            found[verdict.promise] = len(verdict.broken)
-    return dict(found)

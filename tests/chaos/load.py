@@ -169,7 +169,10 @@ class Load:
 
     def _send_job(self, tenant: Tenant, job_id: str, lead_ms: int) -> None:
         due_ms = time.time_ns() // 1_000_000 + lead_ms
-        headers: list[tuple[str, bytes]] = [(h.ID, job_id.encode()), (h.DUE_AT, b"%d" % due_ms)]
+        headers: list[tuple[str, str | bytes | None]] = [
+            (h.ID, job_id.encode()),
+            (h.DUE_AT, b"%d" % due_ms),
+        ]
         if tenant.expires:
             headers.append((h.EXPIRES_AT, b"%d" % (due_ms + EXPIRES_AFTER_MS)))
 
@@ -183,7 +186,7 @@ class Load:
         self,
         tenant: Tenant,
         value: bytes | None,
-        headers: list[tuple[str, bytes]],
+        headers: list[tuple[str, str | bytes | None]],
         note: Any = None,
     ) -> None:
         options: dict[str, Any] = {"on_delivery": note} if note else {}

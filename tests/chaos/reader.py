@@ -52,7 +52,7 @@ class Reader:
         self.incarnations: dict[str, int] = {}
         """How often each topic has been seen made again."""
         self._names = names
-        options = {"bootstrap.servers": servers, "log_level": 0}
+        options: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
         self._admin = AdminClient(options)
         self._consumer = Consumer(
             {
@@ -74,6 +74,8 @@ class Reader:
         self._deleted: queue.SimpleQueue[tuple[str, str, threading.Event]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._fault: BaseException | None = None
+        self._events_seen = 0
+        self._told_dispatched: set[str] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="chaos-reader")
 
     def start(self) -> None:
@@ -98,9 +100,15 @@ class Reader:
             raise ReaderFault(f"the reader has not let go of {topic}")
 
     def pending(self) -> int:
-        """Jobs whose end has not been seen."""
+        """Jobs whose end has not been seen; an event tells of those that went with a topic."""
         with self.lock:
-            return sum(len(sources) for sources in self.ledger.open.values())
+            events = self.ledger.events
+            for event in events[self._events_seen :]:
+                if event.kind == "dispatched":
+                    self._told_dispatched.add(event.source)
+            self._events_seen = len(events)
+            found = self.ledger.open.values()
+            return sum(len(sources.keys() - self._told_dispatched) for sources in found)
 
     def finish(self) -> None:
         """Read up to the ends that all topics have now, and stop. Raises `ReaderFault`."""

@@ -11,6 +11,7 @@ from tests.chaos.world import World
 
 LIFE_SECONDS = 480
 OUTAGE_SECONDS = 8.0
+REST_SECONDS = 2.0
 
 ONE_NODE = ("scheduler", "state", "topic")
 THREE_NODES = ("zombie", "broker")
@@ -36,6 +37,7 @@ def test_no_promise_is_broken_whatever_fails(
         nodes,
         choose,
         outage_seconds=OUTAGE_SECONDS,
+        rest_seconds=REST_SECONDS,
         life_seconds=LIFE_SECONDS,
         say=print,
     )

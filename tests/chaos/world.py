@@ -1,17 +1,12 @@
 """What the faults are done to: a cluster, some schedulers, a load and a reader, in one folder."""
 
 import contextlib
-import json
 import random
-import signal
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AdminClient,
@@ -27,89 +22,29 @@ from streamsched.kafka import admin
 from streamsched.kafka.broker_node import BrokerNode
 from streamsched.kafka.embedded import EmbeddedKafka
 from tests.broker.cluster import await_condition
-from tests.broker.scheduler_process import SchedulerProcess
-from tests.chaos.judge import Deletion
+from tests.chaos.judge import Deletion, Trouble
 from tests.chaos.load import Load
+from tests.chaos.member import Member
 from tests.chaos.reader import Reader
 
 PARTITIONS: Final = 6
 CALM_SECONDS_MAX: Final = 120.0
+SETTLE_MS: Final = 1_000
 FLOWING_MS: Final = 2_000
 """Dispatches are flowing if one was received within this time."""
-DELETE_RETENTION_MS: Final = 60_000
-"""Tombstones of the changelog vanish this early, so state that is old has really missed some."""
+DELETE_RETENTION_MS: Final = (60_000, 600_000)
+"""Tombstones of the changelog vanish this early, so state that is old has really missed some; with
+the longer time an old copy is gone on from, and its tail is read."""
 
 _CHANGELOG: Final = {
-    "delete.retention.ms": str(DELETE_RETENTION_MS),
     "segment.ms": "10000",
     "min.cleanable.dirty.ratio": "0.01",
 }
 _BROKER: Final = {"log.cleaner.backoff.ms": "3000"}
 
-LogLine = Mapping[str, Any]
-
 
 class NotCalm(AssertionError):
     """After a fault the installation did not come back."""
-
-
-class Member(SchedulerProcess):
-    """A scheduler with what chaos needs beside starting and killing it."""
-
-    name = ""
-
-    @property
-    def state_folder(self) -> Path:
-        """Where its stores are, one folder a partition."""
-        return self.folder / "data" / self._environment["STREAMSCHED_APP_ID"]
-
-    def is_running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def use_folder_of(self, other: "Member") -> None:
-        """Keep its state where another one does."""
-        self._environment["STREAMSCHED_DATA_DIR"] = str(other.folder / "data")
-
-    def suspend(self) -> None:
-        """SIGSTOP of the scheduler, but not of the process that bounds its life."""
-        for process in self._own_processes():
-            process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        for process in self._own_processes():
-            process.send_signal(signal.SIGCONT)
-
-    def ready_partitions(self) -> set[int]:
-        """The partitions that it works on, as its page tells; none where it does not answer."""
-        url = f"http://127.0.0.1:{self.port}/readyz?verbose"
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                text = response.read().decode()
-        except (urllib.error.URLError, OSError):
-            return set()
-        words = [line.split() for line in text.splitlines()]
-        return {int(w[1].rstrip(":")) for w in words if w[0] == "partition" and w[-1] == "ready"}
-
-    def log_size(self) -> int:
-        """Where its log ends now."""
-        return len(self.whole_log())
-
-    def log_lines(self, since: int = 0) -> list[LogLine]:
-        """The lines of its log from a size on."""
-        found: list[LogLine] = []
-        for line in self.whole_log()[since:].splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict):
-                    found.append(entry)
-        return found
-
-    def _own_processes(self) -> list[psutil.Process]:
-        if self._process is None or self._process.poll() is not None:
-            return []
-        return psutil.Process(self._process.pid).children(recursive=True)
 
 
 class World:
@@ -132,7 +67,7 @@ class World:
         self.kafka = EmbeddedKafka(folder / "kafka", nodes=nodes, properties=_BROKER)
         self.members: list[Member] = []
         self.all_members: list[Member] = []
-        self.faults: list[Span] = []
+        self.faults: list[Trouble] = []
         self.deletions: list[Deletion] = []
         self.restarts: list[str] = []
         """Schedulers that ended by themselves and were started again, as a supervisor does."""
@@ -259,13 +194,13 @@ class World:
         return "\n".join(lines)
 
     @contextlib.contextmanager
-    def fault(self, *, settle_ms: int = 1_000) -> Iterator[None]:
-        """A span that counts as troubled."""
+    def trouble(self, name: str) -> Iterator[None]:
+        """What happens within is troubled by what the name says."""
         began_ms = now_ms()
         try:
             yield
         finally:
-            self.faults.append(Span(began_ms, now_ms() + settle_ms))
+            self.faults.append(Trouble(name, Span(began_ms, now_ms() + SETTLE_MS)))
 
     # --- the cluster -----------------------------------------------------------------------
 
@@ -305,9 +240,12 @@ class World:
         self.await_true("all replicas are in sync", all_in_sync)
 
     def _shorten_changelog(self) -> None:
+        retention_ms = self.random.choice(DELETE_RETENTION_MS)
+        self.say(f"tombstones of the changelog stay for {retention_ms // 1000} s")
+        wanted = {**_CHANGELOG, "delete.retention.ms": str(retention_ms)}
         entries = [
             ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-            for name, value in _CHANGELOG.items()
+            for name, value in wanted.items()
         ]
         resource = ConfigResource(
             ResourceType.TOPIC, self.names.changelog, incremental_configs=entries
@@ -331,8 +269,3 @@ def java_hash(text: str) -> int:
         value = (31 * value + ord(character)) & 0xFFFFFFFF
     signed = value - (1 << 32) if value & 0x80000000 else value
     return abs(signed)
-
-
-def events_named(lines: Sequence[LogLine], name: str) -> list[LogLine]:
-    """The log lines of one kind."""
-    return [line for line in lines if line.get("event") == name]

@@ -10,7 +10,7 @@ from streamsched.demo.ledger import Ledger
 from streamsched.demo.seen import Header, SeenRecord
 from streamsched.demo.spans import Span
 from streamsched.demo.verdict import Verdict
-from tests.chaos.judge import Circumstances, Deletion, judge
+from tests.chaos.judge import Circumstances, Deletion, Trouble, judge
 
 T0 = 1_800_000_000_000
 """The moment at which every forged story begins, in epoch ms."""
@@ -78,7 +78,7 @@ class Forgery:
         """What the judge says."""
         circumstances = Circumstances(
             T0 + 600_000,
-            [Span(T0 + 50_000, T0 + 60_000)],
+            [Trouble("kill", Span(T0 + 5_900, T0 + 6_100))],
             self.deletions,
             frozenset(self.acknowledged),
         )
@@ -119,6 +119,16 @@ def test_what_went_well_is_kept(forgery: Forgery) -> None:
     forgery.event("cancelled", cancelled, 110)
     assert forgery.broken() == {}
     assert forgery.ledger.unreadable == []
+
+
+def test_lateness_is_told_by_what_caused_it(forgery: Forgery) -> None:
+    """Jobs that were under way when a fault began, and those that met none."""
+    forgery.dispatch(forgery.accepted("hit", due=5_950, at=5_850), 9_000)
+    forgery.dispatch(forgery.accepted("missed", due=9_000, at=8_000), 9_100)
+    checked = forgery.verdicts()["lateness"].checked
+    assert checked.startswith("calm ")
+    assert "longest 105 ms" in checked
+    assert checked.endswith("longest through kill 3.1 s")
 
 
 def test_a_duplicate_is_seen(forgery: Forgery) -> None:

@@ -3,7 +3,8 @@
 import random
 from pathlib import Path
 
-from tests.chaos.faults import FLIP_EVERY_BYTES, _flip, all_faults
+from tests.chaos.faults import all_faults
+from tests.chaos.state_faults import FLIP_EVERY_BYTES, _flip
 from tests.chaos.test_chaos import ONE_NODE, THREE_NODES
 from tests.chaos.world import java_hash
 
