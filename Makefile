@@ -14,9 +14,12 @@ READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 # Tests that measure are marked `serial` and run alone afterwards.
 PARALLEL := -n 2 --dist worksteal -m "not serial"
-BENCHES := baseline schedule dispatch lateness recovery
+# `make chaos MINUTES=30 SEED=1`; without a seed a new one is drawn and told.
+MINUTES ?= 30
+SEED ?=
+BENCHES := baseline schedule dispatch lateness recovery failover
 
-.PHONY: help setup test demo lint format types kafka test-unit test-broker sim bench wheel clean
+.PHONY: help setup test demo lint format types kafka test-unit test-broker sim chaos bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +69,9 @@ test-broker: kafka ## the tests on a real Kafka
 SEEDS ?= 2000
 sim: $(READY) ## the protocol in SEEDS simulated worlds, or in the one of SEED
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+chaos: kafka ## kill, hang and rob schedulers and brokers for MINUTES=30, from SEED
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## the benchmarks, each beside its baseline, as JSON
 	@for bench in $(BENCHES); do $(BIN)/streamsched bench $$bench -o json; done

@@ -90,6 +90,14 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         self.stop()
 
+    def terminate(self) -> None:
+        """SIGTERM, and wait until it has ended in its own time; harmless when it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._guardian.wait(STOP_SECONDS_MAX)
+        self.stop()
+
     def log(self) -> str:
         """What it has written to its log so far."""
         return self._log.read_text("utf-8", "replace")

@@ -7,7 +7,7 @@ Prints `ready` once it reads at the end of every topic, and then one JSON object
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import msgspec
@@ -30,6 +30,8 @@ class Order:
     topics: list[str]
     jobs: int
     seconds_max: float
+    with_each: bool = False
+    """Whether every single job is told of, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Received:
     lateness_ms_p50: float
     lateness_ms_p99: float
     lateness_ms_max: float
+    each: list[tuple[int, float]] = field(default_factory=list)
+    """Due time in epoch milliseconds and lateness of every job, in the order of receipt."""
 
 
 def receive(order: Order) -> Received:
@@ -56,7 +60,7 @@ def receive(order: Order) -> Received:
             "fetch.wait.max.ms": 100,
         }
     )
-    lateness: list[float] = []
+    each: list[tuple[int, float]] = []
     ids: set[bytes] = set()
     waiting_for = set(order.topics)
     deadline = time.monotonic() + order.seconds_max
@@ -76,7 +80,8 @@ def receive(order: Order) -> Received:
                     assert isinstance(key, bytes)
                     if not is_warm_up(key):
                         ids.add(key)
-                        lateness.append(now_ms - _due_ms(message.headers()))
+                        due_ms = _due_ms(message.headers())
+                        each.append((due_ms, now_ms - due_ms))
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its name
                     if waiting_for:
                         waiting_for.discard(message.topic() or "")
@@ -86,9 +91,9 @@ def receive(order: Order) -> Received:
                     raise RuntimeError(error.str())
     finally:
         consumer.close()
-    if not lateness:
+    if not each:
         return Received(0, 0, 0, 0.0, 0.0, 0.0)
-    lateness.sort()
+    lateness = sorted(late for _, late in each)
     return Received(
         records=len(lateness),
         jobs=len(ids),
@@ -96,6 +101,7 @@ def receive(order: Order) -> Received:
         lateness_ms_p50=percentile(lateness, 50),
         lateness_ms_p99=percentile(lateness, 99),
         lateness_ms_max=lateness[-1],
+        each=each if order.with_each else [],
     )
 
 

@@ -29,6 +29,8 @@ class BenchResult:
     """From a job's due time to its receipt by a read_committed consumer."""
     lateness_ms_p99: float | None = None
     lateness_ms_max: float | None = None
+    back_to_normal_seconds: float | None = None
+    """From an event until jobs fell due of which 99 % came within a second, and went on so."""
     ack_ms_p99: float | None = None
     """From handing a job to a producer to the broker's acknowledgement."""
     pending: int | None = None
@@ -38,7 +40,7 @@ class BenchResult:
     start_to_ready_seconds: float | None = None
     """From the start of the process; the group's own waiting is in it."""
     records_per_second: float | None = None
-    """Pending jobs by `seconds`."""
+    """Pending jobs by `seconds`, or records of the changelog, where those are more."""
     records_replayed: int | None = None
     """Records of the changelog that were read."""
     baseline_records_per_second: float | None = None

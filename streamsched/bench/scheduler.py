@@ -11,7 +11,8 @@ from typing import Final
 from streamsched.bench.child import Child
 from streamsched.bench.errors import BenchError
 from streamsched.core.names import TopicNames
-from streamsched.kafka.broker_node import HOST, free_port
+from streamsched.kafka.broker_config import HOST
+from streamsched.kafka.broker_node import free_port
 
 READY_SECONDS_MAX: Final = 60.0
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -24,6 +25,7 @@ DISPATCHED: Final = "streamsched_jobs_dispatched_total"
 REJECTED: Final = "streamsched_jobs_rejected_total"
 ABORTED: Final = "streamsched_transactions_aborted_total"
 BLOCK_CACHE: Final = "streamsched_block_cache_bytes"
+CANCELLED: Final = "streamsched_jobs_cancelled_total"
 PENDING: Final = "streamsched_jobs_pending"
 
 
@@ -65,19 +67,24 @@ class Scheduler(Child):
     """One scheduler process with a data folder of its own; a context manager."""
 
     def __init__(
-        self, bootstrap_servers: str, names: TopicNames, folder: Path, log_level: str = "warning"
+        self,
+        bootstrap_servers: str,
+        names: TopicNames,
+        folder: Path,
+        log_level: str = "warning",
+        member: str = "",
     ) -> None:
-        """Starts it; `wait_ready` tells when it works."""
+        """Starts it; `wait_ready` tells when it works. `member` tells several of them apart."""
         self._port = free_port()
         super().__init__(
-            f"scheduler-{names.app_id}",
+            f"scheduler-{names.app_id}{member}",
             "streamsched.cli.main",
             ["run"],
             folder,
             {
                 "STREAMSCHED_BOOTSTRAP_SERVERS": bootstrap_servers,
                 "STREAMSCHED_APP_ID": names.app_id,
-                "STREAMSCHED_DATA_DIR": str(data_folder(folder, names)),
+                "STREAMSCHED_DATA_DIR": f"{data_folder(folder, names)}{member}",
                 "STREAMSCHED_WEB_HOST": HOST,
                 "STREAMSCHED_WEB_PORT": str(self._port),
                 "STREAMSCHED_LOG_LEVEL": log_level,

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 9092
 """The port in the default of `bootstrap_servers`, so that the commands find each other."""
 
+NODES_MAX: Final = 9
+"""Each node is a Java of half a gigabyte."""
+
 Port = Annotated[
     int, typer.Option(min=0, max=65_535, help="Where Kafka listens; 0 takes a free port.")
+]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        min=1, max=NODES_MAX, help="Brokers; further ones listen on the ports that follow."
+    ),
 ]
 
 
@@ -27,17 +36,13 @@ def broker_folder(settings: "Settings") -> Path:
 def broker(
     settings: "Settings",
     port: Port = DEFAULT_PORT,
-    nodes: Annotated[int, typer.Option(min=1, help="Brokers of the cluster.")] = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Run a real Kafka in the foreground; nothing has to be installed for it.
 
-    Prints its address on standard output once it is ready. SIGTERM or Ctrl-C stops it; its data
-    stays in the data folder.
+    Prints its addresses on standard output once it is ready. SIGTERM or Ctrl-C stops it; its data
+    stays in the data folder. With 3 nodes or more, 3 have each record and 2 must.
     """
-    from streamsched.kafka.embedded import EmbeddedKafka, run_foreground  # noqa: PLC0415
+    from streamsched.kafka.embedded import run_foreground  # noqa: PLC0415
 
-    folder = broker_folder(settings)
-    if nodes != 1:
-        # Says why it cannot be.
-        EmbeddedKafka(folder, port, nodes)
-    run_foreground(folder, port)
+    run_foreground(broker_folder(settings), port, nodes=nodes)

@@ -41,6 +41,7 @@ acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
+PROGRESS_LOG_SECONDS: Final = 2.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -81,6 +82,7 @@ class Runner:
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
         self._follower = follower
+        self._progress_logged_at = -PROGRESS_LOG_SECONDS
 
     # --- for the owner ---------------------------------------------------------------------
 
@@ -116,6 +118,10 @@ class Runner:
     def has_room(self) -> bool:
         """Whether another chunk is wanted."""
         return self.phase is Phase.READY and self._buffer.has_room
+
+    def buffered_bytes(self) -> int:
+        """What was fetched and waits for a cycle; the limit is `BUFFERED_BYTES_MAX` and a chunk."""
+        return self._buffer.held_bytes
 
     def take(self, chunk: IngressChunk) -> None:
         """Queue a chunk for the next cycles.
@@ -281,7 +287,9 @@ class Runner:
     def _note_progress(self, records_left: int) -> None:
         self.replay_records_left = records_left
         self._shared.metrics.replay_records_left.labels(str(self.number)).set(records_left)
-        if records_left:
+        now = self._shared.monotonic()
+        if records_left and now - self._progress_logged_at >= PROGRESS_LOG_SECONDS:
+            self._progress_logged_at = now
             log.info("reading the changelog", partition=self.number, records_left=records_left)
 
     async def _await_settings(self, partition: Partition) -> None:

@@ -15,15 +15,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import escape
 
-from streamsched.core import limits
 from streamsched.kafka import guardian, jars
+from streamsched.kafka.broker_config import (
+    DEVELOPER_PROPERTIES,
+    HOST,
+    Voter,
+    jvm_flags,
+    log_config_text,
+    properties_text,
+    quorum_properties,
+    replication_properties,
+)
 
-HOST: Final = "127.0.0.1"
 FORMAT_SECONDS_MAX: Final = 60.0
 KILL_SECONDS_MAX: Final = 10.0
 LOG_TAIL_LINES: Final = 25
@@ -31,50 +39,6 @@ LOG_TAIL_LINES: Final = 25
 # Below the range from which Linux and macOS take ports for outgoing connections, so that
 # nobody takes a port by chance between our look and the broker's bind.
 PORTS: Final = range(20_000, 32_000)
-
-JVM_FLAGS: Final = (
-    "-Xms256m",
-    "-Xmx768m",
-    "-XX:+UseSerialGC",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-Djava.awt.headless=true",
-)
-
-LOG_CONFIG: Final = """\
-<Configuration status="ERROR" shutdownHook="disable">
-  <Appenders>
-    <RollingFile name="file" fileName="{log}" filePattern="{log}.%i">
-      <PatternLayout pattern="%d{{ISO8601}} %p %m (%c)%n"/>
-      <SizeBasedTriggeringPolicy size="20MB"/>
-      <DefaultRolloverStrategy max="2"/>
-    </RollingFile>
-  </Appenders>
-  <Loggers><Root level="INFO"><AppenderRef ref="file"/></Root></Loggers>
-</Configuration>
-"""
-
-# What a single small node needs, and what makes it quick to start and to rebalance.
-DEVELOPER_PROPERTIES: Final = {
-    "auto.create.topics.enable": "false",
-    "num.partitions": "4",
-    "message.max.bytes": str(max(limits.MESSAGE_BYTES_MAX, 1_048_588)),
-    "offsets.topic.replication.factor": "1",
-    "offsets.topic.num.partitions": "8",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
-    "transaction.state.log.num.partitions": "8",
-    "share.coordinator.state.topic.replication.factor": "1",
-    "share.coordinator.state.topic.min.isr": "1",
-    "group.initial.rebalance.delay.ms": "0",
-    "group.min.session.timeout.ms": "1000",
-    # A killed broker may register again only when its last session has expired.
-    "broker.session.timeout.ms": "4000",
-    "broker.heartbeat.interval.ms": "1000",
-    "num.network.threads": "2",
-    "num.io.threads": "4",
-    # The default of 128 MiB would be a sixth of the heap.
-    "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
-}
 
 
 class EmbeddedKafkaError(Exception):
@@ -89,7 +53,20 @@ class BrokerNode:
         self.folder = folder
         self.port = 0
         self.controller_port = 0
+        self._nodes = 1
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _properties(self) -> Path:
+        return self.folder / "server.properties"
+
+    @property
+    def _log_config(self) -> Path:
+        return self.folder / "log4j2.xml"
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "log"
 
     @property
     def _log(self) -> Path:
@@ -99,35 +76,41 @@ class BrokerNode:
     def _output(self) -> Path:
         return self.folder / "output.log"
 
-    def write_properties(self, extra: Mapping[str, str]) -> Path:
-        """Write the broker's configuration; returns its path."""
+    def configure(self, voters: Sequence[Voter], extra: Mapping[str, str]) -> None:
+        """Write the configuration of a node among `voters`; `extra` goes over what is usual."""
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(self.node_id),
             "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
             "controller.listener.names": "CONTROLLER",
-            "controller.quorum.bootstrap.servers": f"{HOST}:{self.controller_port}",
-            "log.dir": str(self.folder / "log"),
+            "log.dir": str(self._data),
             **DEVELOPER_PROPERTIES,
+            **replication_properties(len(voters)),
+            **quorum_properties(voters),
             **extra,
         }
-        path = self.folder / "server.properties"
-        # A backslash begins an escape in Java's properties.
-        lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in properties.items()]
-        path.write_text("".join(lines), "utf-8")
-        log_config = self.folder / "log4j2.xml"
-        log_config.write_text(LOG_CONFIG.format(log=escape(str(self._log))), "utf-8")
-        return path
+        self._nodes = len(voters)
+        self._properties.write_text(properties_text(properties), "utf-8")
+        self._log_config.write_text(log_config_text(self._log), "utf-8")
 
-    def format(self, classpath: str, properties: Path, cluster_id: str) -> None:
+    def cluster_id(self) -> str | None:
+        """The cluster that the folder belongs to; `None` for one that was not formatted yet."""
+        try:
+            lines = (self._data / "meta.properties").read_text("utf-8").splitlines()
+        except OSError:
+            return None
+        return dict(line.split("=", 1) for line in lines if "=" in line).get("cluster.id")
+
+    def format(self, classpath: str, cluster_id: str) -> None:
         """Write the identity of cluster and node into an empty folder; harmless when done."""
-        if (self.folder / "log" / "meta.properties").exists():
+        if self.cluster_id() is not None:
             return
+        alone = ["--standalone"] if self._nodes == 1 else []
         command = [
             *(jars.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=OFF"),
-            *("-cp", classpath, "kafka.tools.StorageTool", "format", "--standalone"),
-            *("-t", cluster_id, "-c", str(properties)),
+            *("-cp", classpath, "kafka.tools.StorageTool", "format", *alone),
+            *("-t", cluster_id, "-c", str(self._properties)),
         ]
         with self._output.open("w+b") as output:
             try:
@@ -147,14 +130,14 @@ class BrokerNode:
                 f"data folder {self.folder} {fault}: delete it and start again\n{self.log_tail()}"
             )
 
-    def launch(self, classpath: str, properties: Path) -> None:
-        """Start the process; it is not ready yet."""
+    def launch(self, classpath: str) -> None:
+        """Start the process on what was configured and formatted; it is not ready yet."""
         self._log.unlink(missing_ok=True)
         guard = [sys.executable, "-I", "-S", guardian.__file__]
         java = [
-            *(jars.java(), *JVM_FLAGS),
-            f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}",
-            *("-cp", classpath, "kafka.Kafka", str(properties)),
+            *(jars.java(), *jvm_flags(self._nodes)),
+            f"-Dlog4j2.configurationFile={self._log_config}",
+            *("-cp", classpath, "kafka.Kafka", str(self._properties)),
         ]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -181,12 +164,26 @@ class BrokerNode:
             return False
         return True
 
+    def suspend(self) -> None:
+        """Stop its process where it stands (SIGSTOP), until `resume`, `stop` or `kill`."""
+        if self._process is not None:
+            self._process.send_signal(guardian.SUSPEND)
+
+    def resume(self) -> None:
+        """Let a suspended process go on (SIGCONT)."""
+        if self._process is not None:
+            self._process.send_signal(guardian.RESUME)
+
+    def begin_stop(self) -> None:
+        """Ask it to end in order; `stop` waits for that."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
     def stop(self) -> None:
         """End it in order, by force when it takes too long."""
         if self._process is None:
             return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self.begin_stop()
         if not self.wait(guardian.STOP_SECONDS + 5):
             self.kill()
         self._process = None
@@ -236,9 +233,9 @@ def is_free(port: int) -> bool:
         return True
 
 
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+def free_port(taken: AbstractSet[int] = frozenset()) -> int:
+    """A port that nobody listens on at the moment and that is none of `taken`."""
     for port in random.SystemRandom().sample(PORTS, 100):
-        if is_free(port):
+        if port not in taken and is_free(port):
             return port
     raise EmbeddedKafkaError(f"no free port was found among {PORTS.start} to {PORTS.stop - 1}")

@@ -1,7 +1,8 @@
 """A real Apache Kafka for development and tests, without Docker and without an installed Java.
 
-One combined broker and controller (KRaft), as a child process that never outlives its parent.
-Durability and speed are those of a developer's machine: one replica of everything.
+Nodes that are broker and controller in one (KRaft), as child processes that never outlive their
+parent. With three or more of them every record is on three, and two must have it before it
+counts; one node has one replica of everything. Speed is that of one machine in either case.
 """
 
 import contextlib
@@ -9,7 +10,9 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Final, Self
@@ -18,8 +21,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from streamsched.kafka import jars
+from streamsched.kafka.broker_config import HOST, Voter
 from streamsched.kafka.broker_node import (
-    HOST,
     BrokerNode,
     EmbeddedKafkaError,
     free_port,
@@ -32,6 +35,7 @@ __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_
 
 START_SECONDS_MAX: Final = 60.0
 PORT_ATTEMPTS: Final = 5
+LOOK_SECONDS: Final = 0.5
 
 
 class _PortTakenError(EmbeddedKafkaError):
@@ -41,7 +45,9 @@ class _PortTakenError(EmbeddedKafkaError):
 class EmbeddedKafka:
     """A Kafka cluster under `data_dir`; `start()` it or use it as a context manager.
 
-    `port` 0 takes a free one, and keeps it through `stop()` and `start()` of the same object.
+    `port` is that of the first node, and the others follow it; 0 takes free ones, and keeps them
+    through `stop()` and `start()` of the same object. Nodes have the ids 1 to `nodes`, and each
+    can be killed, suspended and stopped by itself; `start_node` starts it again.
     `properties` are broker settings that go over the built-in ones. `progress` is told of slow
     steps. A folder that was used before goes on with the data that is in it.
     """
@@ -55,8 +61,8 @@ class EmbeddedKafka:
         properties: Mapping[str, str] | None = None,
         progress: Progress = print_progress,
     ) -> None:
-        if nodes != 1:
-            raise EmbeddedKafkaError(f"{nodes} nodes were asked for: the embedded Kafka has one")
+        if nodes < 1:
+            raise EmbeddedKafkaError(f"{nodes} nodes were asked for: a cluster has at least one")
         self._data_dir = data_dir.absolute()
         self._port = port
         self._properties = dict(properties or {})
@@ -66,15 +72,25 @@ class EmbeddedKafka:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Address for clients; only after `start()`."""
+        """Addresses for clients, one of each node; only after `start()`."""
         return ",".join(f"{HOST}:{node.port}" for node in self._nodes)
+
+    @property
+    def nodes(self) -> Sequence[BrokerNode]:
+        """The nodes, to kill, suspend or stop one of them."""
+        return self._nodes
+
+    def start_node(self, node: BrokerNode) -> None:
+        """Start a node that was stopped or killed, with its folder and its ports, while others run.
+
+        Returns once clients are told of it; raises `EmbeddedKafkaError`.
+        """
+        node.launch(self._classpath())
+        self._await_ready([node])
 
     def start(self) -> None:
         """Start and wait until it serves; raises `EmbeddedKafkaError` and leaves nothing behind."""
-        try:
-            classpath = jars.broker_classpath(self._progress)
-        except jars.JarError as error:
-            raise EmbeddedKafkaError(str(error)) from error
+        classpath = self._classpath()
         self._acquire()
         try:
             for attempt in range(1, PORT_ATTEMPTS + 1):
@@ -91,8 +107,7 @@ class EmbeddedKafka:
 
     def stop(self) -> None:
         """Stop in order; the data stays. Stopping what does not run is harmless."""
-        for node in self._nodes:
-            node.stop()
+        _stop_all(self._nodes)
         self._release()
 
     def kill(self) -> None:
@@ -107,7 +122,15 @@ class EmbeddedKafka:
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait for a broker to end by itself; whether one did."""
-        return self._nodes[0].wait(timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while all(not node.wait(0) for node in self._nodes):
+            # One node is waited for exactly, several are looked at in turn.
+            left_seconds = max(0.0, deadline - time.monotonic())
+            look_seconds = left_seconds if len(self._nodes) == 1 else LOOK_SECONDS
+            self._nodes[0].wait(min(left_seconds, look_seconds))
+            if time.monotonic() >= deadline:
+                return any(node.wait(0) for node in self._nodes)
+        return True
 
     def log_tail(self) -> str:
         """The last lines of the brokers' logs."""
@@ -124,6 +147,12 @@ class EmbeddedKafka:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _classpath(self) -> str:
+        try:
+            return jars.broker_classpath(self._progress)
+        except jars.JarError as error:
+            raise EmbeddedKafkaError(str(error)) from error
 
     def _acquire(self) -> None:
         """Make the folders and take the lock that keeps a second broker out of them."""
@@ -152,52 +181,91 @@ class EmbeddedKafka:
             self._lock = None
 
     def _start_nodes(self, classpath: str) -> None:
-        cluster_id = new_cluster_id()
+        cluster_id = self._cluster_id()
+        taken: set[int] = set()
+        for number, node in enumerate(self._nodes):
+            node.port = self._choose_port(number, node.port, taken)
+            taken.add(node.port)
+            node.controller_port = free_port(taken)
+            taken.add(node.controller_port)
+        voters = [Voter(node.node_id, node.controller_port) for node in self._nodes]
         for node in self._nodes:
-            node.port = self._choose_port(node.port)
-            node.controller_port = free_port()
-            properties = node.write_properties(self._properties)
-            node.format(classpath, properties, cluster_id)
-            node.launch(classpath, properties)
-        self._await_ready()
+            node.configure(voters, self._properties)
+        with ThreadPoolExecutor(len(self._nodes)) as pool:
+            list(pool.map(lambda node: node.format(classpath, cluster_id), self._nodes))
+        for node in self._nodes:
+            node.launch(classpath)
+        self._await_ready(self._nodes)
 
-    def _choose_port(self, previous: int) -> int:
-        if self._port and not is_free(self._port):
+    def _cluster_id(self) -> str:
+        """The id of the cluster in the folder; refuses one with another number of nodes."""
+        formatted = [cluster_id for node in self._nodes if (cluster_id := node.cluster_id())]
+        count = self._data_dir / "nodes"
+        # A folder without this file is of the time when there was one node.
+        known = int(count.read_text("ascii")) if count.exists() else len(formatted[:1])
+        if known not in (0, len(self._nodes)):
             raise EmbeddedKafkaError(
-                f"port {self._port} of {HOST} is in use: stop what uses it or choose another port"
+                f"data folder {self._data_dir} holds a cluster of {known} nodes, not of "
+                f"{len(self._nodes)}: ask for {known}, name another folder or delete this one"
             )
-        if self._port:
-            return self._port
-        return previous if previous and is_free(previous) else free_port()
+        count.write_text(f"{len(self._nodes)}\n", "ascii")
+        return formatted[0] if formatted else new_cluster_id()
 
-    def _await_ready(self) -> None:
-        """Ask for metadata until every node is in it."""
+    def _choose_port(self, number: int, previous: int, taken: AbstractSet[int]) -> int:
+        port = self._port + number if self._port else 0
+        if port and not is_free(port):
+            raise EmbeddedKafkaError(
+                f"port {port} of {HOST} is in use: stop what uses it or choose another port"
+            )
+        if port:
+            return port
+        return previous if previous and is_free(previous) else free_port(taken)
+
+    def _await_ready(self, nodes: Sequence[BrokerNode]) -> None:
+        """Ask each of `nodes` for metadata until all of them are in it."""
+        wanted = {node.node_id for node in nodes}
         # librdkafka prints each refused connection to standard error unless it has a logger.
         silent = logging.getLogger("streamsched.kafka.embedded.readiness")
         silent.setLevel(logging.CRITICAL + 1)
         options = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, **options}, logger=silent)
         deadline = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < deadline:
-            if not self.running():
-                tail = self.log_tail()
+        for node in nodes:
+            # The node itself: others may still count on it as it was before it was killed.
+            address = {"bootstrap.servers": f"{HOST}:{node.port}"}
+            admin = AdminClient({**address, **options}, logger=silent)
+            while not _knows(admin, wanted):
+                self._refuse_ended(nodes)
+                if time.monotonic() > deadline:
+                    raise EmbeddedKafkaError(
+                        f"the embedded Kafka did not answer within {START_SECONDS_MAX:.0f} s; "
+                        f"the end of its log:\n{node.log_tail()}"
+                    )
+                time.sleep(0.02)
+
+    def _refuse_ended(self, nodes: Sequence[BrokerNode]) -> None:
+        """Raise where one of `nodes` has ended while it started."""
+        for node in nodes:
+            if not node.running():
+                tail = node.log_tail()
                 taken = "Address already in use" in tail
                 fault = "found its port in use" if taken else "ended while it started"
                 text = f"the embedded Kafka {fault}; the end of its log:\n{tail}"
-                self._stop_nodes()
+                _stop_all(nodes)
                 raise _PortTakenError(text) if taken else EmbeddedKafkaError(text)
-            with contextlib.suppress(KafkaException):
-                if len(admin.list_topics(timeout=0.5).brokers) == len(self._nodes):
-                    return
-            time.sleep(0.02)
-        raise EmbeddedKafkaError(
-            f"the embedded Kafka did not answer within {START_SECONDS_MAX:.0f} s; "
-            f"the end of its log:\n{self.log_tail()}"
-        )
 
-    def _stop_nodes(self) -> None:
-        for node in self._nodes:
-            node.stop()
+
+def _stop_all(nodes: Sequence[BrokerNode]) -> None:
+    """Stop them at once: one after the other, the last would wait for a quorum to let it go."""
+    for node in nodes:
+        node.begin_stop()
+    for node in nodes:
+        node.stop()
+
+
+def _knows(admin: AdminClient, node_ids: AbstractSet[int]) -> bool:
+    with contextlib.suppress(KafkaException):
+        return node_ids <= admin.list_topics(timeout=0.5).brokers.keys()
+    return False
 
 
 @contextlib.contextmanager
@@ -218,12 +286,14 @@ def _terminating_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_foreground(data_dir: Path, port: int = 0, progress: Progress = print_progress) -> None:
-    """Run until SIGTERM or SIGINT; prints the bootstrap address on standard output once ready.
+def run_foreground(
+    data_dir: Path, port: int = 0, progress: Progress = print_progress, *, nodes: int = 1
+) -> None:
+    """Run until SIGTERM or SIGINT; prints the bootstrap addresses on standard output once ready.
 
     Only from the main thread. Raises `EmbeddedKafkaError` when it cannot start or ends by itself.
     """
-    kafka = EmbeddedKafka(data_dir, port, progress=progress)
+    kafka = EmbeddedKafka(data_dir, port, nodes, progress=progress)
     with _terminating_signals():
         try:
             kafka.start()

@@ -7,6 +7,9 @@ because the parent died, the command gets SIGTERM, and SIGKILL if it does not en
 kernel ends the command, too, should the guardian itself be killed. The parent cannot ask that
 of the kernel directly: the request is tied to the parent's *thread*, and it needs a hook that
 is unsafe to run in a process with threads.
+
+SIGUSR1 suspends the command (SIGSTOP), SIGUSR2 lets it go on (SIGCONT). The guardian itself is
+never suspended, so a suspended command does not outlive its parent either.
 """
 
 import ctypes
@@ -18,6 +21,8 @@ import sys
 import threading
 
 STOP_SECONDS = 15.0
+SUSPEND = signal.SIGUSR1
+RESUME = signal.SIGUSR2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +42,15 @@ def main(command: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         preexec_fn=_die_with_parent,  # noqa: PLW1509
     )
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+
+    def terminate() -> None:
+        child.terminate()
+        # One that is suspended would not hear of it.
+        child.send_signal(signal.SIGCONT)
+
+    signal.signal(signal.SIGTERM, lambda *_: terminate())
+    signal.signal(SUSPEND, lambda *_: child.send_signal(signal.SIGSTOP))
+    signal.signal(RESUME, lambda *_: child.send_signal(signal.SIGCONT))
 
     def announce_end() -> None:
         child.wait()
@@ -50,7 +63,7 @@ def main(command: list[str]) -> int:
             return child.returncode
         if not os.read(0, 1024):
             break
-    child.terminate()
+    terminate()
     try:
         child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

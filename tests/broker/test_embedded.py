@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 from streamsched.kafka.jars import kafka_tool_command
+from tests.broker.java import brokers_on
 
 FOREGROUND = """
 import sys
@@ -28,16 +29,6 @@ run_foreground(Path(sys.argv[1]), int(sys.argv[2]))
 def _start_foreground(folder: Path, port: int = 0) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", FOREGROUND, str(folder), str(port)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def _brokers_on(folder: Path) -> list[psutil.Process]:
-    """Java processes whose configuration lies in `folder`."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(str(folder) in word for word in process.info["cmdline"] or [])
-        and "java" in process.info["cmdline"][0]
-    ]
 
 
 def _produce(address: str, topic: str, value: bytes) -> None:
@@ -94,7 +85,7 @@ def test_foreground_prints_one_line_and_stops_on_sigterm(tmp_path: Path) -> None
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=40)
     assert (rest, process.returncode) == ("", 0)
-    assert _brokers_on(tmp_path) == []
+    assert brokers_on(tmp_path) == []
 
 
 def test_broker_dies_with_its_parent(tmp_path: Path) -> None:
@@ -102,7 +93,7 @@ def test_broker_dies_with_its_parent(tmp_path: Path) -> None:
     process = _start_foreground(tmp_path)
     assert process.stdout is not None
     process.stdout.readline()
-    brokers = _brokers_on(tmp_path)
+    brokers = brokers_on(tmp_path)
     assert brokers
     process.kill()
     process.communicate(timeout=10)
@@ -113,7 +104,7 @@ def test_broker_dies_with_its_parent(tmp_path: Path) -> None:
 def test_broker_dies_with_its_guardian(tmp_path: Path) -> None:
     """Should somebody kill -9 the process in between, the broker does not stay either."""
     with EmbeddedKafka(tmp_path) as kafka:
-        brokers = _brokers_on(tmp_path)
+        brokers = brokers_on(tmp_path)
         java = [process for process in brokers if process.children() == []]
         for guardian in {process.ppid() for process in java}:
             os.kill(guardian, signal.SIGKILL)
@@ -166,12 +157,6 @@ def test_start_that_fails_shows_the_log(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedKafkaError, match=r"(?s)ended while it started.*log\.cleaner"):
         broken.start()
     assert not broken.running()
-
-
-def test_more_nodes_are_refused(tmp_path: Path) -> None:
-    """Three nodes are not there yet, and said so instead of starting one."""
-    with pytest.raises(EmbeddedKafkaError, match="3 nodes"):
-        EmbeddedKafka(tmp_path, nodes=3)
 
 
 def test_kafkas_own_console_tools_run(kafka: str, admin: AdminClient, app_id: str) -> None:

@@ -18,7 +18,7 @@ from streamsched.store.memory import MemoryStore
 
 RETENTION_MS = 1_000_000
 NOW_MS = 1_800_000_000_000
-CLUSTER = Cluster(4, "jobs", "changelog", RETENTION_MS)
+CLUSTER = Cluster(4, "jobs", "changelog", "settings", RETENTION_MS)
 SETTINGS = Settings(app_id="test")
 
 
