@@ -74,6 +74,7 @@ class SimProcess:
         self.is_deaf = False
         """Cut off from the group's coordinator; it goes on as if nothing were."""
         self.knows_generation = -1
+        self.assigned_generation = -1
         self.directory: SimDirectory | None = None
         self.reader: SimReader | None = None
         self.ingress = PartitionIngress(self._make_owner, self._fail)
@@ -182,7 +183,7 @@ class SimProcess:
 
     def give_up(self, generation: int, done: Callable[[], None]) -> None:
         """A rebalance begins: own nothing from this moment; tell when all is given up."""
-        if generation < self.knows_generation:
+        if generation < self.knows_generation or generation <= self.assigned_generation:
             return
         self.knows_generation = generation
         self.ingress.suspend()
@@ -205,6 +206,7 @@ class SimProcess:
         async def turn() -> None:
             if generation < self.knows_generation:
                 return
+            self.assigned_generation = generation
             self.ingress.admit(generation)
             self.ingress.assign(partitions, standbys, generation)
             self.world.note(self, f"assigned {sorted(partitions)} generation {generation}")

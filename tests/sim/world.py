@@ -265,8 +265,8 @@ class World:
         self.at(self.loop.time() + seconds, lambda: self._hear(process))
 
     def _hear(self, process: SimProcess) -> None:
-        process.is_deaf = False
-        if process.is_alive:
+        was_deaf, process.is_deaf = process.is_deaf, False
+        if process.is_alive and was_deaf:
             self.group.hear(process)
 
     def set_clock(self, host: Host, by_ms: float, drift: float = 0.0) -> None:
