@@ -223,7 +223,7 @@ class Scenario:
         actions: dict[str, Callable[[], None]] = {
             "crash": to_somebody(world.crash),
             "terminate": to_somebody(world.terminate),
-            "freeze": to_somebody(lambda p: world.freeze(p, rng.choice((0.3, 3.0, 5.0, 7.0)))),
+            "freeze": to_somebody(lambda p: world.freeze(p, rng.choice((0.3, 3.0, 7.0, 9.0)))),
             "deafen": to_somebody(lambda p: world.deafen(p, rng.choice((1.0, 4.0, 6.0)))),
             "rebalance": world.group.rebalance,
             "lose disk": lambda: world.lose_disk(host),

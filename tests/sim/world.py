@@ -39,7 +39,7 @@ METRICS = Metrics()
 REAL = Protocol(SimRunners, SimStores)
 
 TRANSACTION_SECONDS = 10.0
-CHANGELOG_RETENTION_SECONDS = 12.0
+CHANGELOG_RETENTION_SECONDS = 8.0
 EFFECTS_MAX = 200_000
 """A simulation with more effects than this goes round in circles."""
 
