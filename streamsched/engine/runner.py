@@ -41,6 +41,7 @@ acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
+SETTINGS_PATIENCE_SECONDS: Final = 10.0
 PROGRESS_LOG_SECONDS: Final = 2.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
@@ -295,6 +296,7 @@ class Runner:
     async def _await_settings(self, partition: Partition) -> None:
         """Wait until the view has come as far as the state has."""
         view = self._shared.view
+        began = self._shared.monotonic()
         told = False
         while self._is_wanted():
             # Cleared before the look: what comes after it wakes us, what came before does not.
@@ -305,7 +307,9 @@ class Runner:
             )
             if is_read:
                 return
-            if view.complete and not told:
+            # Settings of a moment ago can be in the state before they are in the view.
+            patience_is_over = self._shared.monotonic() - began > SETTINGS_PATIENCE_SECONDS
+            if view.complete and patience_is_over and not told:
                 told = True
                 log.error(
                     "the settings topic has lost records, it ends before the state's settings; "
