@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.sim.loop import SpinsError
-from tests.sim.scenario import verdict
-from tests.sim.world import Shape, World
+from tests.sim.scenario import inspect, verdict
+from tests.sim.world import CHANGELOG_RETENTION_SECONDS, Shape, World
 
 
 @contextmanager
@@ -59,4 +59,35 @@ def test_a_failing_transaction_is_not_tried_again_with_each_record_that_arrives(
             world.produce([world.submit("a", str(number), due_in_ms=20_000)])
             world.run(0.02)
         assert 5 <= world.faults.struck["commit is refused"] <= 10
+        assert not verdict(world, ["a"])
+
+
+def test_a_standby_that_slept_longer_than_tombstones_last_starts_anew() -> None:
+    """It would read on where cancels were compacted away, and bring the cancelled jobs back."""
+    world = World(2, Shape(partitions=1, hosts=2))
+    with world.in_force():
+        world.start(world.hosts[0])
+        world.run(1.5)
+        world.start(world.hosts[1])
+        world.run(3.0)
+        [standby] = [process for process in world.living() if process.runners.followers]
+        numbers = [str(number) for number in range(5)]
+        world.produce([world.submit("a", number, due_in_ms=80_000) for number in numbers])
+        world.run(2.0)
+        world.freeze(standby, CHANGELOG_RETENTION_SECONDS + 14)
+        world.run(2.0)
+        world.produce([world.cancel("a", number) for number in numbers])
+        world.run(1.0)
+        world.produce([world.submit("a", "the log goes on", due_in_ms=80_000)])
+        world.run(CHANGELOG_RETENTION_SECONDS + 5)
+        world.compact_changelog(0)
+        # It rests half as long as it seems to have worked.
+        world.run(CHANGELOG_RETENTION_SECONDS + 24)
+        assert standby.runners.followers, "the group has made it the owner: take another seed"
+        world.restarts = False
+        [owner] = [process for process in world.living() if process is not standby]
+        world.crash(owner)
+        world.run(10.0)
+        assert standby.runners.runners
+        inspect(world)
         assert not verdict(world, ["a"])
