@@ -210,7 +210,7 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
         Fault("hang", hang, "zombie"),
         Fault("restart", restart, "scheduler"),
         Fault("scale", scale, "scale"),
-        Fault("roll brokers", roll_brokers, "broker"),
+        Fault("roll brokers", roll_brokers, "rolling"),
         Fault("outage", lambda world: outage(world, outage_seconds), "outage"),
         Fault("kill coordinator", kill_coordinator, "broker", 3),
         Fault("kill ingress leader", kill_ingress_leader, "broker", 3),

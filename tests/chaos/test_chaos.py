@@ -13,7 +13,7 @@ LIFE_SECONDS = 480
 OUTAGE_SECONDS = 8.0
 REST_SECONDS = 2.0
 
-ONE_NODE = ("scheduler", "state", "topic")
+ONE_NODE = ("scheduler", "state", "topic", "outage")
 THREE_NODES = ("zombie", "broker")
 
 
