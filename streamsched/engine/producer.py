@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -35,6 +36,7 @@ several times the CPU on them: 36 us a job over 200 topics at 128 KiB, 11 us at 
 
 CALL_SECONDS: Final = 5.0
 """How long one call of the transactional API may block its thread before it is made again."""
+METADATA_SECONDS: Final = 1.0
 COMMIT_SECONDS_MAX: Final = 60.0
 RETRY_SECONDS: Final = 0.25
 
@@ -93,9 +95,30 @@ def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
     )
 
 
+class ConnectedProducer(Producer):
+    """A client that looks for its coordinator over connections that stand.
+
+    librdkafka asks for the coordinator as soon as it may, and again after half a second where no
+    broker was connected at that moment, which is so in every other start. So metadata is asked for
+    before: once over the connection to the address that was configured, and once over the one to
+    the broker by its own name, which takes its place.
+    """
+
+    topic = ""
+
+    def init_transactions(self, timeout: float) -> None:  # type: ignore[override]  # by position
+        """As the base class does it, up to `METADATA_SECONDS` later while Kafka is away."""
+        with suppress(KafkaException):
+            for _ in range(2):
+                self.list_topics(self.topic, METADATA_SECONDS)
+        super().init_transactions(timeout)
+
+
 def connect(settings: Settings, partition: int) -> Producer:
     """The client of one partition; connects in the background, and fences nobody yet."""
-    return Producer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+    client = ConnectedProducer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+    client.topic = settings.names.changelog
+    return client
 
 
 class PartitionProducer:
