@@ -5,34 +5,31 @@ at the fence; whatever was committed is in the changelog.
 """
 
 import asyncio
-from functools import partial
 from typing import Final
 
 import structlog
 from aiokafka.errors import KafkaError as AiokafkaError
 from confluent_kafka import KafkaException
 
-from streamsched.core import state
 from streamsched.core.cycle import Chunk, Cycle
 from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
 from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
-from streamsched.core.store import Store
+from streamsched.core.state import UnknownVersion
 from streamsched.engine.changelog import ChangelogError
 from streamsched.engine.follower import Follower
 from streamsched.engine.ingress_buffer import IngressBuffer
+from streamsched.engine.own_state import OwnState
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
 from streamsched.engine.reader import StartError
-from streamsched.engine.replaying import replay_changelog
 from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.state_checks import (
-    reason_to_rebuild,
     refuse_foreign_ingress,
     refuse_lost_state,
     truncated_ingress,
 )
-from streamsched.store.errors import StoreCorrupt, StoreError, StoreLocked
+from streamsched.store.errors import StoreCorrupt, StoreError
 
 CYCLE_SECONDS_MIN: Final = 0.040
 """Cycles of a partition with little to do begin at least this far apart. Each costs the broker a
@@ -42,7 +39,6 @@ acknowledgements, at 40 ms about 8."""
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
 SETTINGS_PATIENCE_SECONDS: Final = 10.0
-PROGRESS_LOG_SECONDS: Final = 2.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -66,7 +62,7 @@ class Runner:
         """Nothing happens before `start`. Takes over the store of `follower`, a former standby."""
         self.number = number
         self.phase = Phase.FENCING
-        self.replay_records_left = 0
+        self.state = OwnState(shared, number, follower)
         self.clock_is_back_ms = 0
         """How far the wall clock is behind the last cycle, if that is more than is tolerated."""
         self.failed_cycles = 0
@@ -79,11 +75,8 @@ class Runner:
         self._wake = asyncio.Event()
         self._buffer = IngressBuffer()
         self._stopping = False
-        self._store: Store | None = None
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._follower = follower
-        self._progress_logged_at = -PROGRESS_LOG_SECONDS
 
     # --- for the owner ---------------------------------------------------------------------
 
@@ -109,8 +102,8 @@ class Runner:
             if task is not None:
                 task.cancel()
             self._release()
-            if self._follower is not None:
-                await self._follower.stop()
+            if self.state.follower is not None:
+                await self.state.follower.stop()
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
@@ -149,7 +142,7 @@ class Runner:
                     await self._begin_again(error)
         except PartitionLostError:
             log.info("partition was lost", partition=self.number)
-        except (StoreError, state.UnknownVersion) as error:
+        except (StoreError, UnknownVersion) as error:
             self._shared.ingress.fail(StartError(str(error)))
         except asyncio.CancelledError:
             raise
@@ -167,7 +160,7 @@ class Runner:
         if isinstance(error, ProducerLostError):
             self._shared.metrics.producers_lost.inc()
         if isinstance(error, StoreCorrupt):
-            await self._destroy_store()
+            await self.state.destroy()
         await asyncio.sleep(RETRY_SECONDS)
 
     def _release(self) -> None:
@@ -177,9 +170,7 @@ class Runner:
         if self._producer is not None:
             self._producer.close()
             self._producer = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self.state.close()
 
     # --- recovery --------------------------------------------------------------------------
 
@@ -188,21 +179,21 @@ class Runner:
         shared = self._shared
         began = shared.monotonic()
         self.phase = Phase.FENCING
-        if self._follower is not None:
+        if self.state.follower is not None:
             # Now, since it may take half a second. What is committed meanwhile belongs to the tail.
-            self._follower.ask_to_stop()
+            self.state.follower.ask_to_stop()
         self._producer = shared.make_producer(self.number)
         if not await self._producer.fence(self._is_wanted) or not self._is_wanted():
             return
         self.phase = Phase.REPLAYING
-        self._store = await self._replayed_store()
+        store = await self.state.recover(self._is_wanted)
         if not self._is_wanted():
             return
         partition = Partition(
             self.number,
             shared.cluster.partitions,
             shared.settings.names,
-            self._store,
+            store,
             shared.view,
             shared.directory,
             topic_id=shared.cluster.jobs_topic_id,
@@ -219,79 +210,6 @@ class Runner:
         shared.metrics.recovery_seconds.labels(str(self.number)).set(seconds)
         self._wake.set()
         shared.ingress.wake()
-
-    async def _replayed_store(self) -> Store:
-        """The local store, brought up to the end of the changelog."""
-        shared = self._shared
-        store = await self._standby_store()
-        was_standby = store is not None
-        if store is None:
-            store = await self._open_store()
-        for _ in range(2):
-            self._store = store
-            stale = reason_to_rebuild(
-                store, shared.stores.place(self.number), shared.cluster, shared.clock_ms()
-            )
-            result = await shared.threads.reading(
-                partial(
-                    replay_changelog,
-                    shared.open_changelog,
-                    self.number,
-                    store,
-                    shared.cluster.changelog_topic_id,
-                    stale=stale,
-                    is_wanted=self._is_wanted,
-                    on_progress=self._note_progress,
-                    monotonic=shared.monotonic,
-                )
-            )
-            if not result.unfit:
-                break
-            log.warning("local state is rebuilt", partition=self.number, reason=result.unfit)
-            store.close()
-            await self._destroy_store()
-            store = await self._open_store()
-        log.info(
-            "partition recovered",
-            partition=self.number,
-            records=result.records,
-            seconds=round(result.seconds, 3),
-            was_standby=was_standby,
-        )
-        shared.metrics.recovery_records.labels(str(self.number)).set(result.records)
-        return store
-
-    async def _standby_store(self) -> Store | None:
-        """What the former standby of the partition has read so far, if there was one."""
-        if self._follower is None:
-            return None
-        self._store = await self._follower.hand_over()
-        self._follower = None
-        return self._store
-
-    async def _open_store(self) -> Store:
-        """Open the store; the former owner in this process may need a moment to let go."""
-        shared = self._shared
-        for _ in range(20):
-            try:
-                return await shared.threads.reading(shared.stores.open, self.number)
-            except StoreLocked:
-                await asyncio.sleep(0.1)
-            except StoreCorrupt as error:
-                log.warning("local state is rebuilt", partition=self.number, reason=str(error))
-                await self._destroy_store()
-        return await shared.threads.reading(shared.stores.open, self.number)
-
-    async def _destroy_store(self) -> None:
-        await self._shared.threads.reading(self._shared.stores.destroy, self.number)
-
-    def _note_progress(self, records_left: int) -> None:
-        self.replay_records_left = records_left
-        self._shared.metrics.replay_records_left.labels(str(self.number)).set(records_left)
-        now = self._shared.monotonic()
-        if records_left and now - self._progress_logged_at >= PROGRESS_LOG_SECONDS:
-            self._progress_logged_at = now
-            log.info("reading the changelog", partition=self.number, records_left=records_left)
 
     async def _await_settings(self, partition: Partition) -> None:
         """Wait until the view has come as far as the state has."""

@@ -182,7 +182,7 @@ class PartitionRunners:
             found["settings"] = "reading the settings topic"
         for number, runner in sorted(self.runners.items()):
             if runner.phase is not Phase.READY:
-                left = runner.replay_records_left
+                left = runner.state.records_left
                 more = f", {left} records left" if left else ""
                 found[f"partition {number}"] = f"{runner.phase.value}{more}"
             elif runner.failed_cycles >= FAILED_CYCLES_MIN:

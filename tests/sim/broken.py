@@ -28,8 +28,8 @@ class AppliesFirst(Runner):
     """Writes the store, then commits."""
 
     async def _commit(self, cycle: Cycle) -> int:
-        if self._store is not None:
-            self._store.write(cycle.batch)
+        if self.partition is not None:
+            self.partition.store.write(cycle.batch)
         return await super()._commit(cycle)
 
 
@@ -59,11 +59,17 @@ class FencesLate(PartitionProducer):
 class FencesAfterReading(Runner):
     """Reads the changelog to its end, then fences."""
 
-    async def _replayed_store(self) -> Store:
-        store = await super()._replayed_store()
-        if isinstance(self._producer, FencesLate):
-            await self._producer.fence_now()
-        return store
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        read = self.state.recover
+
+        async def read_then_fence(is_wanted: Callable[[], bool]) -> Store:
+            store = await read(is_wanted)
+            if isinstance(self._producer, FencesLate):
+                await self._producer.fence_now()
+            return store
+
+        self.state.recover = read_then_fence
 
 
 def _write_limiter_locally(self: Draft, tenant: Any) -> None:

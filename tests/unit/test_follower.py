@@ -16,6 +16,7 @@ from streamsched.engine.changelog import ChangelogError, Stretch
 from streamsched.engine.cluster import Cluster
 from streamsched.engine.follower import Follower, FollowerPhase
 from streamsched.engine.metrics import Metrics
+from streamsched.engine.own_state import OwnState
 from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
 from streamsched.engine.runners import PartitionRunners
@@ -436,8 +437,7 @@ def promoted(world: World, change: Callable[[World], None]) -> tuple[Store, int,
         world.log.read_from.clear()
         change(world)
         shared: Any = world
-        runner = Runner(shared, 0, 1, follower)
-        store = await runner._replayed_store()
+        store = await OwnState(shared, 0, follower).recover(lambda: True)
         gauge = world.metrics.registry.get_sample_value(
             "streamsched_recovery_records", {"partition": "0"}
         )
@@ -498,7 +498,7 @@ def test_promotion_in_the_middle_of_loading_begins_anew(world: World, tmp_path: 
         world.log.records.extend(world.log.records * 500)
         await until(lambda: follower.phase is FollowerPhase.LOADING)
         shared: Any = world
-        return await Runner(shared, 0, 1, follower)._replayed_store()
+        return await OwnState(shared, 0, follower).recover(lambda: True)
 
     store = run(work())
     assert without_current(dump(store)) == world.expected(tmp_path)
@@ -549,7 +549,7 @@ def test_followers_outlive_rebalances_and_end_with_their_assignment(
         # An assignor that names a partition twice means the owner.
         await owner.on_assigned(this, this, 5)
         assert owner.followers == {}
-        assert owner.runners[0]._follower is second
+        assert owner.runners[0].state.follower is second
         await owner.on_revoked(this)
         assert second.phase is FollowerPhase.STOPPED
         RocksStore(world.stores.place(0)).close()
