@@ -9,7 +9,8 @@ import structlog
 
 from streamsched.core.store import Store
 from streamsched.engine.follower import Follower
-from streamsched.engine.replaying import replay_changelog
+from streamsched.engine.reader import StartError
+from streamsched.engine.replaying import ReplayResult, replay_changelog
 from streamsched.engine.shared import Shared
 from streamsched.engine.state_checks import reason_to_rebuild
 from streamsched.store.errors import StoreCorrupt, StoreLocked
@@ -37,13 +38,15 @@ class OwnState:
     async def recover(self, is_wanted: Callable[[], bool]) -> Store:
         """The store, with all that was committed; must come after the fence.
 
-        Raises what opening a store and reading a changelog raise.
+        Raises what opening a store and reading a changelog raise, and `StartError` where that takes
+        longer than tombstones last.
         """
         shared = self._shared
         store = await self._standby_store()
         was_standby = store is not None
         if store is None:
             store = await self._open()
+        unfit = ""
         for _ in range(2):
             self._store = store
             stale = reason_to_rebuild(
@@ -62,12 +65,19 @@ class OwnState:
                     monotonic=shared.monotonic,
                 )
             )
-            if not result.unfit:
+            unfit = result.unfit or self._too_slow(result)
+            if not unfit:
                 break
-            log.warning("local state is rebuilt", partition=self._number, reason=result.unfit)
+            log.warning("local state is rebuilt", partition=self._number, reason=unfit)
             store.close()
             await self.destroy()
             store = await self._open()
+        else:
+            store.close()
+            raise StartError(
+                f"the changelog of partition {self._number} cannot be read in time ({unfit}): "
+                "raise delete.retention.ms of the changelog topic, or add schedulers"
+            )
         log.info(
             "partition recovered",
             partition=self._number,
@@ -77,6 +87,16 @@ class OwnState:
         )
         shared.metrics.recovery_records.labels(str(self._number)).set(result.records)
         return store
+
+    def _too_slow(self, result: ReplayResult) -> str:
+        """Why what was read may lack tombstones: the log drops them while it is being read."""
+        limit_ms = self._shared.cluster.changelog_delete_retention_ms // 2
+        if not result.records or result.seconds * 1_000 <= limit_ms:
+            return ""
+        return (
+            f"reading took {result.seconds:.0f} s, and tombstones may be gone after "
+            f"{limit_ms / 1_000:.0f} s"
+        )
 
     async def destroy(self) -> None:
         """Remove what is on disk; it must be closed."""

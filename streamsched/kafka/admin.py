@@ -40,7 +40,7 @@ _APPLY_FIRST: Final = "run `streamsched topics apply`"
 # day of them would be 86 million at 1,000 jobs/s. It is no shorter, because local state older than
 # half of it is rebuilt, and whoever reads the log must come to its end within it.
 CHANGELOG_CONFIGS: Final = {
-    "delete.retention.ms": str(20 * 60_000),
+    "delete.retention.ms": str(60 * 60_000),
     "segment.bytes": str(16 * 1024 * 1024),
     "segment.ms": str(3_600_000),
     "min.cleanable.dirty.ratio": "0.3",

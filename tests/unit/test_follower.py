@@ -1,6 +1,7 @@
 """A standby alone: it follows, hands over what it has, and fails without taking anybody along."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -477,6 +478,17 @@ def test_promotion_reads_the_tail_after_all_checks(
     assert was_whole == (offset == 0)
     assert without_current(dump(store)) == world.expected(tmp_path)
     store.close()
+
+
+def test_log_that_is_read_longer_than_tombstones_last_is_refused(world: World) -> None:
+    """Jobs that have left while it was read could be back; nothing is left open."""
+    tail(world)
+    ticks = itertools.count(0, RETENTION_MS // 1_000)
+    world.monotonic = lambda: float(next(ticks))
+    shared: Any = world
+    with pytest.raises(StartError, match="cannot be read in time"):
+        run(OwnState(shared, 0, None).recover(lambda: True))
+    RocksStore(world.stores.place(0)).close()
 
 
 def test_promotion_refuses_a_recreated_changelog(world: World) -> None:
