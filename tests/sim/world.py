@@ -1,6 +1,7 @@
 """A cluster, hosts with scheduler processes, producers of jobs; everything from one seed."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,6 @@ from streamsched.core import headers as h
 from streamsched.core import state
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.core.placement import partition_for
-from streamsched.engine import follower as follower_module
-from streamsched.engine import ingress as ingress_module
-from streamsched.engine import producer as producer_module
-from streamsched.engine import runner as runner_module
 from streamsched.engine import runners as runners_module
 from streamsched.engine import settings_reader as settings_module
 from streamsched.engine.cluster import Cluster
@@ -38,6 +35,7 @@ SETTINGS = Settings(app_id="s")
 METRICS = Metrics()
 REAL = Protocol(SimRunners, SimStores)
 
+LOGGING_PACKAGES = ("streamsched.engine.", "streamsched.kafka.")
 TRANSACTION_SECONDS = 10.0
 CHANGELOG_RETENTION_SECONDS = 8.0
 EFFECTS_MAX = 200_000
@@ -138,11 +136,9 @@ class World:
         """While it lasts, the engine's modules log here, and take their time from here."""
         log = TraceLog(self)
         with ExitStack() as stack:
-            for module in (
-                runner_module, runners_module, producer_module, ingress_module,
-                settings_module, directory_module, follower_module,
-            ):  # fmt: skip
-                stack.enter_context(patch.object(module, "log", log))
+            for name, module in list(sys.modules.items()):
+                if name.startswith(LOGGING_PACKAGES) and hasattr(module, "log"):
+                    stack.enter_context(patch.object(module, "log", log))
             stack.enter_context(
                 patch.object(directory_module, "time", SimpleNamespace(monotonic=self.loop.time))
             )
