@@ -19,7 +19,7 @@ MINUTES ?= 30
 SEED ?=
 BENCHES := baseline schedule dispatch lateness recovery failover
 
-.PHONY: help setup test demo lint format types kafka test-unit test-broker chaos bench wheel clean
+.PHONY: help setup test demo lint format types kafka test-unit test-broker sim chaos bench wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,6 +64,11 @@ test-unit: $(READY) ## the tests that need no Kafka
 test-broker: kafka ## the tests on a real Kafka
 	$(PYTEST) $(PARALLEL) tests/broker tests/chaos
 	$(PYTEST) -m serial tests/broker tests/chaos || [ $$? -eq 5 ]
+
+# `make sim SEEDS=10000` for many, `make sim SEED=17` for one with its trace.
+SEEDS ?= 2000
+sim: $(READY) ## the protocol in SEEDS simulated worlds, or in the one of SEED
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 chaos: kafka ## kill, hang and rob schedulers and brokers for MINUTES=30, from SEED
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

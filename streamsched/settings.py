@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     egress_topics_max: Annotated[int, Field(ge=1)] = 2_000
     egress_replication_factor: Annotated[int, Field(ge=-1)] = -1
     standby_replicas: Annotated[int, Field(ge=0)] = 1
+    group_instance_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,200}$")] = ""
+    session_timeout_ms: Annotated[int, Field(ge=1_000, le=1_800_000)] = 6_000
     log_format: Annotated[str, StringConstraints(pattern="^(auto|json|text)$")] = "auto"
     log_level: Annotated[str, StringConstraints(pattern="^(debug|info|warning|error)$")] = "info"
 

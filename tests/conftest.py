@@ -33,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="embedded|HOST:PORT",
         help="the Kafka that tests run on: one of their own (default), or a running one",
     )
+    group.addoption(
+        "--rebalances",
+        type=int,
+        default=15,
+        help="how often the test of rebalances has its group rebalance",
+    )
     group.addoption("--seed", type=int, help="seed of all random choices (default: a new one)")
 
 

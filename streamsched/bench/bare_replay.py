@@ -3,8 +3,8 @@
     python -m streamsched.bench.bare_replay '{"bootstrap_servers": …}'
 
 A plain copy, key by key: no index, no counts, no fencing, no checks of what is read. Prints one
-JSON object: `records`, `seconds`, `records_per_second` and `cpu_us_per_record`, measured from
-before the first request to when the last row lies in a file. Any error ends it.
+JSON object with the fields of `Replayed`, measured from before the first request to when the last
+row lies in a file. Any error ends it.
 """
 
 import sys
@@ -58,9 +58,19 @@ class Replayed:
     """One reading of the whole log as it measured itself."""
 
     records: int
+    tombstones: int
+    """Of these, records that only say that a key is gone."""
     seconds: float
     records_per_second: float
     cpu_us_per_record: float
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was read so far."""
+
+    records: int = 0
+    tombstones: int = 0
 
 
 def parameters() -> dict[str, Any]:
@@ -84,7 +94,7 @@ def replay(order: Order) -> Replayed:
             "group.id": "streamsched-bench-replay",
         }
     )
-    records = 0
+    counts = Counts()
     try:
         consumer.assign([TopicPartition(order.topic, n, 0) for n in range(order.partitions)])
         reading = set(range(order.partitions))
@@ -95,7 +105,7 @@ def replay(order: Order) -> Replayed:
                 heard = time.perf_counter()
             elif time.perf_counter() - heard > SILENCE_SECONDS_MAX:
                 raise BenchError(f"no answer from the broker for {SILENCE_SECONDS_MAX:.0f} s")
-            records += _copy(messages, stores, reading)
+            _copy(messages, stores, reading, counts)
         for store in stores:
             store.flush()
         seconds = time.perf_counter() - began
@@ -104,20 +114,29 @@ def replay(order: Order) -> Replayed:
         consumer.close()
         for store in stores:
             store.close()
-    return Replayed(records, seconds, records / seconds, cpu_seconds * 1e6 / max(records, 1))
+    return Replayed(
+        records=counts.records,
+        tombstones=counts.tombstones,
+        seconds=seconds,
+        records_per_second=counts.records / seconds,
+        cpu_us_per_record=cpu_seconds * 1e6 / max(counts.records, 1),
+    )
 
 
-def _copy(messages: Sequence[Message], stores: Sequence[Rdict], reading: set[int]) -> int:
+def _copy(
+    messages: Sequence[Message], stores: Sequence[Rdict], reading: set[int], counts: Counts
+) -> None:
     """Write records to their partitions' stores; partitions at their end leave `reading`."""
     batches = [WriteBatch(raw_mode=True) for _ in stores]
     puts = [batch.put for batch in batches]
-    records = 0
+    records = tombstones = 0
     for message in messages:
         error = message.error()
         partition = message.partition() or 0
         if error is None:
             value = message.value()
             if value is None:
+                tombstones += 1
                 batches[partition].delete(message.key())  # type: ignore[arg-type]  # never None
             else:
                 puts[partition](message.key(), value)  # type: ignore[arg-type]  # as above
@@ -129,7 +148,8 @@ def _copy(messages: Sequence[Message], stores: Sequence[Rdict], reading: set[int
     for store, batch in zip(stores, batches, strict=True):
         if not batch.is_empty():
             store.write(batch, _WITHOUT_LOG)
-    return records
+    counts.records += records
+    counts.tombstones += tombstones
 
 
 def _open_store(path: Path) -> Rdict:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PARTITIONS: Final = 4
 TENANTS: Final = 8
+PENDING: Final = 1_000_000
+CHURN_PENDING: Final = 10_000
 TENANTS_MAX: Final = 2_000
 
 app = typer.Typer(
@@ -98,15 +100,28 @@ def lateness(
 
 @app.command()
 def recovery(
-    pending: Annotated[int, typer.Option(min=20_000, help="Jobs that are pending.")] = 1_000_000,
+    *,
+    pending: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000, help="Jobs that are pending.", show_default="1000000; 10000 with --churn"
+        ),
+    ] = None,
+    churn: Annotated[
+        int,
+        typer.Option(min=0, help="Let so many times as many jobs come and go before, instead."),
+    ] = 0,
     tenants: Tenants = TENANTS,
     partitions: Partitions = PARTITIONS,
     output: Output = Format.TABLE,
 ) -> None:
     """How soon a killed scheduler works again: from an empty disk, and from its local state."""
-    from streamsched.bench.recovery import bench_recovery  # noqa: PLC0415 - as above
+    from streamsched.bench.recovery import bench_churn, bench_recovery  # noqa: PLC0415 - as above
 
-    _show(output, lambda: bench_recovery(pending, tenants, partitions))
+    if churn:
+        _show(output, lambda: bench_churn(pending or CHURN_PENDING, churn, tenants, partitions))
+    else:
+        _show(output, lambda: bench_recovery(pending or PENDING, tenants, partitions))
 
 
 @app.command()

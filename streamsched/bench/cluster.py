@@ -64,6 +64,15 @@ class BenchCluster:
         for future in client.delete_topics(topics, operation_timeout=TOPIC_SECONDS_MAX).values():
             future.result(TOPIC_SECONDS_MAX)
 
+    def end_offsets(self, topic: str, partitions: int) -> int:
+        """How many offsets were ever given out on a topic, those of markers included."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "ends"})
+        try:
+            places = [TopicPartition(topic, number) for number in range(partitions)]
+            return sum(consumer.get_watermark_offsets(p, TOPIC_SECONDS_MAX)[1] for p in places)
+        finally:
+            consumer.close()
+
     def check_dispatched(self, names: TopicNames, tenants: Sequence[str], jobs: int) -> None:
         """Raise `BenchError` unless `jobs` committed records, all different, were dispatched."""
         count, ids = self._read_committed([names.egress(tenant) for tenant in tenants])

@@ -12,6 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, Message, Producer
 
 from streamsched.bench.errors import BenchError
+from streamsched.core import headers as h
 from streamsched.core.placement import partition_for
 
 JOB_BYTES: Final = 200
@@ -24,6 +25,10 @@ LIBRDKAFKA_LOG_LEVEL: Final = 2
 _POLL_EVERY: Final = 10_000
 _PADDING: Final = b"x" * JOB_BYTES
 WARM_UP_PREFIX: Final = "warm-up-"
+
+
+Sent = tuple[bytes, bytes | None, list[tuple[str, str | bytes | None]]]
+"""Key, value and headers of a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,18 @@ class Load:
         for index in range(self.jobs):
             job_id = f"{self.id_prefix}{index:09d}"
             yield names[index % self.tenants], envelope(job_id, self.due_of(index))
+
+    def jobs_sent(self) -> Iterator[Sent]:
+        """Every job as it is produced."""
+        for key, value in self.records():
+            yield key, value, []
+
+    def cancels(self) -> Iterator[Sent]:
+        """The cancel of every job, in the same order."""
+        names = [name.encode() for name in tenant_names(self.tenants, self.partitions)]
+        for index in range(self.jobs):
+            job_id = f"{self.id_prefix}{index:09d}".encode()
+            yield names[index % self.tenants], None, [(h.ID, job_id)]
 
     def warm_up(self, now_ms: int) -> "Load":
         """One job for each tenant, due at once: afterwards every egress topic is known."""
@@ -102,8 +119,8 @@ def load_producer(bootstrap_servers: str) -> Producer:
     return Producer(options)
 
 
-def produce(bootstrap_servers: str, topic: str, load: Load) -> None:
-    """Put every job of `load` on `topic` and wait until all are acknowledged.
+def produce(bootstrap_servers: str, topic: str, load: Load, *, cancel: bool = False) -> None:
+    """Put every job of `load` on `topic`, or its cancel, and wait until all are acknowledged.
 
     Raises `BenchError` where one was not.
     """
@@ -114,10 +131,10 @@ def produce(bootstrap_servers: str, topic: str, load: Load) -> None:
         if error is not None:
             failures.append(error)
 
-    for index, (key, value) in enumerate(load.records()):
+    for index, (key, value, headers) in enumerate(load.cancels() if cancel else load.jobs_sent()):
         while True:
             try:
-                producer.produce(topic, value, key, on_delivery=note)
+                producer.produce(topic, value, key, headers=headers, on_delivery=note)
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,13 +20,19 @@ from streamsched.bench.errors import BenchError
 from streamsched.bench.load import Load, produce, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters, ratio
-from streamsched.bench.scheduler import ACCEPTED, PENDING, Scheduler, data_folder
+from streamsched.bench.scheduler import ACCEPTED, CANCELLED, PENDING, Scheduler, data_folder
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
+from streamsched.kafka import admin
 
 BASELINE_SECONDS_MAX: Final = 240.0
 EMPTY_DISK: Final = "recovery from an empty disk"
 LOCAL_STATE: Final = "recovery from local state"
+CHURNED: Final = "recovery from a churned log"
+COMPACTED: Final = "recovery from a churned log, compacted"
+CHURN_JOBS_PER_ROUND: Final = 100_000
+COMPACTION_SECONDS: Final = 45.0
+"""Kafka's cleaner looks for work every 15 s."""
 
 ASSIGNED: Final = "partitions assigned"
 RECOVERED: Final = "partition recovered"
@@ -77,6 +84,68 @@ def bench_recovery(jobs: int, tenants: int, partitions: int) -> list[BenchResult
     ]
 
 
+def bench_churn(pending: int, churn: int, tenants: int, partitions: int) -> list[BenchResult]:
+    """Keep `pending` jobs while `churn` times as many come and are cancelled; recover from nothing.
+
+    Once as the last cancel leaves the log, and once after Kafka has had time to compact it.
+    """
+    with bench_cluster() as cluster:
+        names = TopicNames("bench-churn")
+        cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
+        due_at_ms = time.time_ns() // 1_000_000 + HOUR_MS
+        live = Load(pending, tenants, partitions, due_at_ms)
+        produce(cluster.bootstrap_servers, names.jobs, live)
+        with _scheduler(cluster, names) as scheduler:
+            scheduler.wait_count(ACCEPTED, pending)
+            gone = 0
+            for number, jobs in enumerate(_rounds(pending * churn)):
+                load = Load(jobs, tenants, partitions, due_at_ms, id_prefix=f"gone-{number}-")
+                produce(cluster.bootstrap_servers, names.jobs, load)
+                scheduler.wait_count(ACCEPTED, pending + gone + jobs)
+                produce(cluster.bootstrap_servers, names.jobs, load, cancel=True)
+                gone += jobs
+                scheduler.wait_count(CANCELLED, gone)
+                say(f"scheduler: {gone} jobs came and went")
+            scheduler.wait_count(PENDING, pending)
+            scheduler.check_well()
+            scheduler.kill()
+        written = cluster.end_offsets(names.changelog, partitions)
+        results = [
+            _recovered_from_log(cluster, names, live, CHURNED, churn, written),
+        ]
+        say(f"Kafka: {COMPACTION_SECONDS:.0f} s to compact the log")
+        time.sleep(COMPACTION_SECONDS)
+        results.append(_recovered_from_log(cluster, names, live, COMPACTED, churn, written))
+    return results
+
+
+def _rounds(jobs: int) -> Iterator[int]:
+    """`jobs` in parts of which none is too large to be pending beside the others."""
+    while jobs > 0:
+        yield min(jobs, CHURN_JOBS_PER_ROUND)
+        jobs -= CHURN_JOBS_PER_ROUND
+
+
+def _recovered_from_log(
+    cluster: BenchCluster, names: TopicNames, live: Load, bench: str, churn: int, written: int
+) -> BenchResult:
+    before = run_baseline(cluster, names, live.partitions)
+    shutil.rmtree(data_folder(cluster.folder, names))
+    recovery = recover(cluster, names, live.jobs)
+    after = run_baseline(cluster, names, live.partitions)
+    say(f"{bench}: {recovery.seconds:.2f} s, {recovery.records} records left of {written}")
+    about = job_parameters(live.partitions) | {
+        "baseline": bare_replay.parameters(),
+        "churn": churn,
+        "offsets_written": written,
+        "records_left": after.records,
+        "tombstones_left": after.tombstones,
+        "compaction_seconds": COMPACTION_SECONDS,
+        "changelog": dict(admin.CHANGELOG_CONFIGS),
+    }
+    return compared(bench, live.jobs, live.tenants, recovery, before, after, about)
+
+
 def compared(
     bench: str,
     pending: int,
@@ -88,7 +157,7 @@ def compared(
 ) -> BenchResult:
     """What a recovery reached, beside the better of the baseline's runs."""
     base = max(before.records_per_second, after.records_per_second)
-    rate = pending / recovery.seconds
+    rate = max(pending, recovery.records) / recovery.seconds
     return BenchResult(
         bench=bench,
         jobs=pending,

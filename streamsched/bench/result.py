@@ -40,7 +40,7 @@ class BenchResult:
     start_to_ready_seconds: float | None = None
     """From the start of the process; the group's own waiting is in it."""
     records_per_second: float | None = None
-    """Pending jobs by `seconds`."""
+    """Pending jobs by `seconds`, or records of the changelog, where those are more."""
     records_replayed: int | None = None
     """Records of the changelog that were read."""
     baseline_records_per_second: float | None = None

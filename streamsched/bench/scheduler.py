@@ -25,6 +25,7 @@ DISPATCHED: Final = "streamsched_jobs_dispatched_total"
 REJECTED: Final = "streamsched_jobs_rejected_total"
 ABORTED: Final = "streamsched_transactions_aborted_total"
 BLOCK_CACHE: Final = "streamsched_block_cache_bytes"
+CANCELLED: Final = "streamsched_jobs_cancelled_total"
 PENDING: Final = "streamsched_jobs_pending"
 
 

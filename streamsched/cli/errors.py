@@ -1,4 +1,4 @@
-"""Turning what a user can cause into one sentence on standard error and exit status 1."""
+"""Turning what a user can cause into one sentence on standard error and an exit status."""
 
 import sys
 from typing import Any, Final
@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
 
 DEBUG: Final = "debug"
 """Key of `--debug` in the context's `meta`, which all levels of a command share."""
@@ -31,6 +32,14 @@ USER_ERRORS: Final = frozenset(
 
 class CommandError(Exception):
     """A command cannot do what it was asked for; the text is one sentence for the user."""
+
+    exit_status = EXIT_FAILED
+
+
+class UsageRefusedError(CommandError):
+    """What was given cannot be meant: a rate, a tenant or a time that is none."""
+
+    exit_status = EXIT_USAGE
 
 
 def say(message: str) -> None:
@@ -57,4 +66,4 @@ class SentenceGroup(TyperGroup):
             if not is_user_error(error) or ctx.meta.get(DEBUG):
                 raise
             say(str(error))
-            raise typer.Exit(EXIT_FAILED) from error
+            raise typer.Exit(getattr(error, "exit_status", EXIT_FAILED)) from error

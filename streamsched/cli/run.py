@@ -64,6 +64,8 @@ def run(
                     update={
                         "data_dir": process_folder(settings, number),
                         "web_port": settings.web_port and settings.web_port + number,
+                        "group_instance_id": settings.group_instance_id
+                        and f"{settings.group_instance_id}.{number}",
                     }
                 )
                 name = f"scheduler {number + 1} of {processes}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from streamsched.cli.errors import CommandError
+from streamsched.cli.errors import CommandError, UsageRefusedError
 
 if TYPE_CHECKING:
     from streamsched.client import Client
@@ -19,7 +19,7 @@ def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
     """A client of the SDK on a cluster that answers and has `topics`.
 
     A broker that is away is told within 5 s; the SDK alone would keep trying to deliver. What
-    the SDK refuses as invalid inside the block comes out as a `CommandError`.
+    the SDK refuses as invalid inside the block comes out as a `UsageRefusedError`.
     Raises `KafkaProblem`, `CommandError`.
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415 - loads librdkafka
@@ -40,7 +40,7 @@ def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
         with Client(settings.bootstrap_servers, settings.app_id, config) as client:
             yield client
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise UsageRefusedError(str(error)) from error
     except KafkaException as error:
         raise CommandError(
             f"Kafka's client failed ({error.args[0].str()}): check STREAMSCHED_KAFKA__… and the "

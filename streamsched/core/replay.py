@@ -114,13 +114,14 @@ class Replay:
         batch.extend((META, key, value) for key, value in last.items() if key < _FIRST_JOB_KEY)
         counts: dict[bytes, tuple[int, int, tuple[int, int]]] = {}
         earliest: int | None = None
-        for key, old in zip(keys, self._store.get_many(JOBS, keys), strict=True):
+        olds = self._store.get_many(JOBS, keys)
+        in_ready = self._drop_index_rows(batch, keys, olds)
+        for key, old in zip(keys, olds, strict=True):
             tenant, job_id = state.split_job_key(key)
             pending, ready, head = counts.get(tenant) or self._counts(tenant)
             if old is not None:
                 pending -= 1
-                if self._drop_index_rows(batch, tenant, old):
-                    ready -= 1
+                ready -= key in in_ready
             new = last[key]
             batch.append((JOBS, key, new))
             if new is not None:
@@ -142,17 +143,30 @@ class Replay:
         value = self._store.get(META, state.TENANT_PREFIX + tenant)
         return (0, 0, (0, 0)) if value is None else state.decode_tenant(value)
 
-    def _drop_index_rows(self, batch: list[Write], tenant: bytes, row: bytes) -> bool:
-        """Delete a job's index rows; returns whether it stood in `ready`."""
-        due_ms, sequence, expires_ms = state.job_times(row)
-        batch.append((DUE, state.due_key(due_ms, tenant, sequence), None))
-        if expires_ms:
-            batch.append((DUE, state.due_key(expires_ms + 1, tenant, sequence), None))
-        key = state.ready_key(tenant, due_ms, sequence)
-        if self._store.get(READY, key) is None:
-            return False
-        batch.append((READY, key, None))
-        return True
+    def _drop_index_rows(
+        self, batch: list[Write], keys: Sequence[bytes], olds: Sequence[bytes | None]
+    ) -> set[bytes]:
+        """Delete the index rows of jobs as they were; returns those that stood in `ready`."""
+        found: list[bytes] = []
+        ready_keys: list[bytes] = []
+        for key, old in zip(keys, olds, strict=True):
+            if old is None:
+                continue
+            tenant, _ = state.split_job_key(key)
+            due_ms, sequence, expires_ms = state.job_times(old)
+            batch.append((DUE, state.due_key(due_ms, tenant, sequence), None))
+            if expires_ms:
+                batch.append((DUE, state.due_key(expires_ms + 1, tenant, sequence), None))
+            found.append(key)
+            ready_keys.append(state.ready_key(tenant, due_ms, sequence))
+        in_ready: set[bytes] = set()
+        if ready_keys:
+            values = self._store.get_many(READY, ready_keys)
+            for key, ready_key, value in zip(found, ready_keys, values, strict=True):
+                if value is not None:
+                    batch.append((READY, ready_key, None))
+                    in_ready.add(key)
+        return in_ready
 
 
 def _index(rows: Sequence[tuple[bytes, bytes]], pending: dict[bytes, int]) -> list[Row]:

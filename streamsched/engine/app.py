@@ -21,7 +21,6 @@ from streamsched.engine.reader import (
     HEARTBEAT_INTERVAL_MS,
     REBALANCE_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
-    SESSION_TIMEOUT_MS,
 )
 from streamsched.engine.recovery import InstantTableManager
 from streamsched.engine.table import TABLE_NAME, JobsTable
@@ -99,7 +98,7 @@ def create_app(settings: Settings, owner_factory: OwnerFactory) -> SchedulerApp:
         topic_disable_leader=True,
         stream_wait_empty=False,
         web_enabled=False,
-        broker_session_timeout=SESSION_TIMEOUT_MS / 1000,
+        broker_session_timeout=settings.session_timeout_ms / 1000,
         broker_rebalance_timeout=REBALANCE_TIMEOUT_MS / 1000,
         broker_heartbeat_interval=HEARTBEAT_INTERVAL_MS / 1000,
         broker_request_timeout=REQUEST_TIMEOUT_MS / 1000,

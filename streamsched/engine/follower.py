@@ -64,6 +64,8 @@ class Follower:
         self._source: ChangelogSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._current_noted_at = -CURRENT_SECONDS
+        self._as_of_ms = 0
+        """When the state was as new as the log, or when it began to be read."""
 
     def start(self) -> None:
         """Begin in a task of its own."""
@@ -150,6 +152,7 @@ class Follower:
         self.phase = FollowerPhase.LOADING if replay.is_rebuild else FollowerPhase.FOLLOWING
         source = self._opened_source()
         looked_at, asked_at_ms = shared.monotonic(), shared.clock_ms()
+        self._as_of_ms = asked_at_ms
         low, end = await shared.threads.following(source.bounds)
         await shared.threads.following(source.seek, max(replay.next_offset, low))
         while not self._stopping.is_set():
@@ -160,11 +163,25 @@ class Follower:
                 # Read before the end is asked for: the state is at least as new as that.
                 looked_at, asked_at_ms = shared.monotonic(), shared.clock_ms()
                 _, end = await shared.threads.following(source.bounds)
+            self._refuse_if_late()
             self._note_lag(max(0, end - replay.next_offset))
             if replay.next_offset >= end:
+                self._as_of_ms = asked_at_ms
                 await self._at_end(replay, store, asked_at_ms)
             elif not self._stopping.is_set():
                 await self._rest((ended - began) * REST_RATIO)
+
+    def _refuse_if_late(self) -> None:
+        """Raise `StoreCorrupt` where tombstones may have gone that were not read yet.
+
+        The state itself may have been half of their retention old at the start; this is the rest.
+        """
+        behind_ms = self._shared.clock_ms() - self._as_of_ms
+        if behind_ms > self._shared.cluster.changelog_delete_retention_ms // 2:
+            raise StoreCorrupt(
+                f"the standby of partition {self.number} is {behind_ms // 1000} s behind the "
+                "changelog, so it may have missed tombstones; it is rebuilt"
+            )
 
     def _read_once(self, source: ChangelogSource, replay: Replay) -> None:
         """In a thread: one stretch of the log, if there is one."""

@@ -28,6 +28,11 @@ class IngressBuffer:
         return bool(self._chunks)
 
     @property
+    def held_bytes(self) -> int:
+        """Values of the records that wait."""
+        return self._bytes
+
+    @property
     def has_room(self) -> bool:
         """Whether another chunk is wanted."""
         return self._records < BUFFERED_RECORDS_MAX and self._bytes < BUFFERED_BYTES_MAX

@@ -148,6 +148,12 @@ class Metrics:
             "Times that a standby failed and began again.",
             registry=r,
         )
+        self.ingress_buffered_bytes = Gauge(
+            "streamsched_ingress_buffered_bytes",
+            "Ingress records that were fetched and wait for a cycle.",
+            ["partition"],
+            registry=r,
+        )
         self.block_cache_bytes = Gauge(
             "streamsched_block_cache_bytes",
             "Memory of the block cache that all stores of the process share.",
@@ -177,6 +183,7 @@ class Metrics:
             self.replay_records_left,
             self.recovery_records,
             self.recovery_seconds,
+            self.ingress_buffered_bytes,
         ):
             _forget(gauge, partition)
 

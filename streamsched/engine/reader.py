@@ -32,7 +32,6 @@ from streamsched.engine.unnamable import read_plainly
 if TYPE_CHECKING:
     from streamsched.engine.transport import ChunkConsumer
 
-SESSION_TIMEOUT_MS: Final = 6_000
 REBALANCE_TIMEOUT_MS: Final = 10_000
 HEARTBEAT_INTERVAL_MS: Final = 500
 REQUEST_TIMEOUT_MS: Final = 30_000
@@ -124,6 +123,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002
         self._assignor = self.app.assignor
+        settings = self._frame.transport.settings
         options = {
             "client_id": f"{self.app.conf.id}-ingress",
             **self._frame.transport.connection,
@@ -136,7 +136,8 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             "fetch_min_bytes": FETCH_BYTES_MIN,
             "max_partition_fetch_bytes": FETCH_BYTES_MAX,
             "max_poll_interval_ms": MAX_POLL_INTERVAL_MS,
-            "session_timeout_ms": SESSION_TIMEOUT_MS,
+            "session_timeout_ms": settings.session_timeout_ms,
+            "group_instance_id": settings.group_instance_id or None,
             "rebalance_timeout_ms": REBALANCE_TIMEOUT_MS,
             "heartbeat_interval_ms": HEARTBEAT_INTERVAL_MS,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,

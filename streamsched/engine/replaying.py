@@ -10,7 +10,7 @@ from streamsched.core.store import Store
 from streamsched.engine.changelog import ChangelogError, ChangelogSource
 
 SILENCE_SECONDS_MAX: Final = 30.0
-PROGRESS_SECONDS: Final = 1.0
+PROGRESS_SECONDS: Final = 0.25
 MARKERS_MAX: Final = 1
 
 

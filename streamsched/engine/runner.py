@@ -41,6 +41,8 @@ acknowledgements, at 40 ms about 8."""
 
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
+SETTINGS_PATIENCE_SECONDS: Final = 10.0
+PROGRESS_LOG_SECONDS: Final = 2.0
 END_LOOKS_MAX: Final = 20
 """How often the end of an ingress partition is looked at again that is behind the state."""
 
@@ -81,6 +83,7 @@ class Runner:
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
         self._follower = follower
+        self._progress_logged_at = -PROGRESS_LOG_SECONDS
 
     # --- for the owner ---------------------------------------------------------------------
 
@@ -93,15 +96,21 @@ class Runner:
         self._stopping = True
         self._wake.set()
         task = self._task
-        if task is not None:
-            _, unfinished = await asyncio.wait({task}, timeout=seconds)
-            if unfinished:
-                log.warning("abandoned the cycle in progress", partition=self.number)
+        try:
+            if task is not None:
+                _, unfinished = await asyncio.wait({task}, timeout=seconds)
+                if unfinished:
+                    log.warning("abandoned the cycle in progress", partition=self.number)
+                    task.cancel()
+                    await asyncio.wait({task})
+        finally:
+            # Even if the frame is tired of waiting: a process that was stopped by a signal finds
+            # both its times over when it goes on, and a store left open locks out the next runner.
+            if task is not None:
                 task.cancel()
-                await asyncio.wait({task})
-        self._release()
-        if self._follower is not None:
-            await self._follower.stop()
+            self._release()
+            if self._follower is not None:
+                await self._follower.stop()
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
@@ -110,6 +119,10 @@ class Runner:
     def has_room(self) -> bool:
         """Whether another chunk is wanted."""
         return self.phase is Phase.READY and self._buffer.has_room
+
+    def buffered_bytes(self) -> int:
+        """What was fetched and waits for a cycle; the limit is `BUFFERED_BYTES_MAX` and a chunk."""
+        return self._buffer.held_bytes
 
     def take(self, chunk: IngressChunk) -> None:
         """Queue a chunk for the next cycles.
@@ -275,12 +288,15 @@ class Runner:
     def _note_progress(self, records_left: int) -> None:
         self.replay_records_left = records_left
         self._shared.metrics.replay_records_left.labels(str(self.number)).set(records_left)
-        if records_left:
+        now = self._shared.monotonic()
+        if records_left and now - self._progress_logged_at >= PROGRESS_LOG_SECONDS:
+            self._progress_logged_at = now
             log.info("reading the changelog", partition=self.number, records_left=records_left)
 
     async def _await_settings(self, partition: Partition) -> None:
         """Wait until the view has come as far as the state has."""
         view = self._shared.view
+        began = self._shared.monotonic()
         told = False
         while self._is_wanted():
             # Cleared before the look: what comes after it wakes us, what came before does not.
@@ -291,7 +307,9 @@ class Runner:
             )
             if is_read:
                 return
-            if view.complete and not told:
+            # Settings of a moment ago can be in the state before they are in the view.
+            patience_is_over = self._shared.monotonic() - began > SETTINGS_PATIENCE_SECONDS
+            if view.complete and patience_is_over and not told:
                 told = True
                 log.error(
                     "the settings topic has lost records, it ends before the state's settings; "

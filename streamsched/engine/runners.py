@@ -204,6 +204,7 @@ class PartitionRunners:
             ready = 0
             for number, runner in self.runners.items():
                 ready += runner.phase is Phase.READY
+                self.metrics.ingress_buffered_bytes.labels(str(number)).set(runner.buffered_bytes())
                 if runner.partition is not None:
                     tenants = runner.partition.tenants.values()
                     self.metrics.pending.labels(str(number)).set(sum(t.pending for t in tenants))

@@ -13,6 +13,9 @@ _Rows: TypeAlias = Any
 """A `SortedDict` of bytes to bytes; sortedcontainers comes without types."""
 
 
+_NO_ROWS: _Rows = SortedDict()
+
+
 class MemoryCursor:
     """A cursor on one family, which sees the rows as they were when it was made.
 
@@ -46,7 +49,7 @@ class MemoryCursor:
     def release(self) -> None:
         """Let go of the rows; the cursor is not valid from here on."""
         self._closed = True
-        self._share(SortedDict())
+        self._share(_NO_ROWS)
 
     def shares(self, rows: _Rows) -> bool:
         """Whether a change of `rows` would be seen here."""

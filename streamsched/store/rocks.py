@@ -25,6 +25,7 @@ from streamsched.store.rocks_options import (
 )
 
 _ROOM_POLL_SECONDS: Final = 0.002
+_ROOM_POLLS_MAX: Final = 5_000
 _ABOVE_ALL: Final = b"\xff" * 512
 """Above every key, of which the longest are a tenant's name and an id."""
 
@@ -308,7 +309,10 @@ class RocksStore:
     def _await_room(self, family: str) -> None:
         reader = self._reader(family)
         waiting = "rocksdb.num-immutable-mem-table"
-        while (reader.property_int_value(waiting) or 0) > LOAD_BUFFERS_WAITING_MAX:
+        # Not for ever: where the disk is full nothing is written out, and the next write says so.
+        for _ in range(_ROOM_POLLS_MAX):
+            if (reader.property_int_value(waiting) or 0) <= LOAD_BUFFERS_WAITING_MAX:
+                return
             time.sleep(_ROOM_POLL_SECONDS)
 
     def _sum(self, name: str) -> int:

@@ -200,6 +200,9 @@ def test_settings_are_published_changed_and_listed(run: Run, kafka: str, names: 
     """Set, pause, resume and unset write whole records; list shows what is published."""
     words = ["tenants", "set", "acme", "--rate", "40/s", "--burst", "3", "--events", "all"]
     assert run(*words).returncode == 0
+    refused = run("tenants", "set", "acme", "--rate", "40")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "40" in refused.stderr
     assert run("tenants", "set", "*", "--rate", "1/s", "--no-paused").returncode == 0
     assert run("tenants", "pause", "acme").returncode == 0
     listed = run("tenants", "list", "-o", "json")

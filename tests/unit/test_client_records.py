@@ -161,6 +161,8 @@ def test_bytes_are_sent_as_they_are_and_all_else_as_json(payload: object, value:
         ({"key": "\udc00"}, "lone surrogate"),
         ({"payload": None}, "the payload is missing"),
         ({"payload": object()}, "no JSON value"),
+        ({"payload": float("nan")}, "a number that JSON does not know"),
+        ({"payload": {"a": [None, 1.5, {"b": float("-inf")}]}}, "a number that JSON does not know"),
         ({"payload": 2**64}, "no JSON value"),
         ({"headers": {"streamsched-id": "x"}}, "is reserved"),
         ({"headers": {"a": 5}}, "give str or bytes"),

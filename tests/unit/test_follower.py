@@ -10,12 +10,15 @@ import pytest
 
 from streamsched.core import state
 from streamsched.core.replay import Replay
-from streamsched.core.store import JOBS, META, Row
+from streamsched.core.store import JOBS, META, Row, Store
 from streamsched.engine import follower as module
 from streamsched.engine.changelog import ChangelogError, Stretch
 from streamsched.engine.cluster import Cluster
 from streamsched.engine.follower import Follower, FollowerPhase
 from streamsched.engine.metrics import Metrics
+from streamsched.engine.reader import StartError
+from streamsched.engine.runner import Runner
+from streamsched.engine.runners import PartitionRunners
 from streamsched.engine.stores import RocksStores
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreClosed
@@ -101,11 +104,18 @@ class World:
         self.stores = RocksStores(self.settings)
         self.cluster = Cluster(1, "jobs", "changelog", "settings", RETENTION_MS)
         self.threads = self
+        self.ingress = self
         self.monotonic = time.monotonic
 
     async def following(self, function: Callable[..., T], *arguments: object) -> T:
         """In a thread, as it really is."""
         return await asyncio.to_thread(function, *arguments)
+
+    reading = following
+
+    def owns(self, partition: int, generation: int) -> bool:
+        """Always."""
+        return (partition, generation) == (0, 1)
 
     def open_changelog(self, partition: int) -> Source:
         """A reader of the only partition."""
@@ -371,6 +381,27 @@ def test_state_that_was_followed_does_not_age(world: World) -> None:
     assert read_from(world) == 0
 
 
+def test_a_standby_that_fell_far_behind_is_made_anew(world: World) -> None:
+    """Frozen for longer than tombstones are sure to stay, it does not trust what it has."""
+
+    async def work() -> None:
+        follower = world.follower()
+        follower.start()
+        await until(lambda: current(follower))
+        world.now_ms += RETENTION_MS // 2
+        world.log.job(50)
+        await until(lambda: offset_of(follower) == len(world.log.records))
+        await until(lambda: current(follower))
+        assert world.failures() == 0
+        world.now_ms += RETENTION_MS // 2 + 1
+        await until(lambda: world.failures() == 1)
+        await until(lambda: current(follower))
+        await follower.stop()
+
+    run(work())
+    assert world.log.read_from == [0, 0]
+
+
 def test_a_recreated_changelog_is_refused(world: World) -> None:
     """State of another topic is neither used nor removed, and the reason is shown."""
     left_behind(world, 40, "the old one")
@@ -389,3 +420,139 @@ def test_a_recreated_changelog_is_refused(world: World) -> None:
     store.close()
     with pytest.raises(StoreClosed):
         store.get(JOBS, b"")
+
+
+def promoted(world: World, change: Callable[[World], None]) -> tuple[Store, int, bool]:
+    """Promote a standby that was current before `change`.
+
+    The runner's store, the offset it was read on from, and whether all of the log was read.
+    """
+
+    async def work() -> tuple[Store, int, bool]:
+        follower = world.follower()
+        follower.start()
+        await until(lambda: current(follower))
+        await follower._end()
+        world.log.read_from.clear()
+        change(world)
+        shared: Any = world
+        runner = Runner(shared, 0, 1, follower)
+        store = await runner._replayed_store()
+        gauge = world.metrics.registry.get_sample_value(
+            "streamsched_recovery_records", {"partition": "0"}
+        )
+        return store, world.log.read_from[-1], gauge == len(world.log.records)
+
+    return run(work())
+
+
+def tail(world: World) -> None:
+    """The owner commits a little more before it is gone."""
+    for number in range(20, 25):
+        world.log.job(number)
+
+
+def much_later(world: World) -> None:
+    """The tail is read so late that tombstones in it may be gone."""
+    tail(world)
+    world.now_ms += RETENTION_MS
+
+
+def truncated(world: World) -> None:
+    """The log has lost records that the standby has."""
+    del world.log.records[-7:]
+
+
+@pytest.mark.parametrize(
+    ("change", "offset"),
+    [(tail, 40), (much_later, 0), (truncated, 0)],
+    ids=["tail", "old", "ahead"],
+)
+def test_promotion_reads_the_tail_after_all_checks(
+    world: World, tmp_path: Path, change: Callable[[World], None], offset: int
+) -> None:
+    """The runner goes on where the standby was, unless its state is of no use by then."""
+    store, read_from, was_whole = promoted(world, change)
+    assert read_from == offset
+    assert was_whole == (offset == 0)
+    assert without_current(dump(store)) == world.expected(tmp_path)
+    store.close()
+
+
+def test_promotion_refuses_a_recreated_changelog(world: World) -> None:
+    """A standby of another topic is no better than a folder of another topic."""
+
+    def made_anew(changed: World) -> None:
+        changed.cluster = Cluster(1, "jobs", "another", RETENTION_MS)
+
+    with pytest.raises(StartError, match="made anew"):
+        promoted(world, made_anew)
+
+
+def test_promotion_in_the_middle_of_loading_begins_anew(world: World, tmp_path: Path) -> None:
+    """What was half loaded is loaded by the runner, and nothing keeps its folder locked."""
+
+    async def work() -> Store:
+        follower = world.follower()
+        follower.start()
+        world.log.records.extend(world.log.records * 500)
+        await until(lambda: follower.phase is FollowerPhase.LOADING)
+        shared: Any = world
+        return await Runner(shared, 0, 1, follower)._replayed_store()
+
+    store = run(work())
+    assert without_current(dump(store)) == world.expected(tmp_path)
+    store.close()
+
+
+def test_a_runner_that_is_stopped_before_it_takes_over_stops_the_standby(world: World) -> None:
+    """Nobody is left with the store."""
+
+    async def work() -> None:
+        follower = world.follower()
+        follower.start()
+        await until(lambda: current(follower))
+        shared: Any = world
+        await Runner(shared, 0, 1, follower).stop(1.0)
+        RocksStore(world.stores.place(0)).close()
+        assert world.log.readers == 0
+
+    run(work())
+
+
+def test_followers_outlive_rebalances_and_end_with_their_assignment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same one goes on, is given to the runner, or is closed with its folder kept."""
+    nothing: frozenset[int] = frozenset()
+    this = frozenset({0})
+    monkeypatch.setattr(Runner, "start", lambda _self: None)
+
+    async def work() -> None:
+        shared: Any = world
+        owner = PartitionRunners(world.settings, shared)
+        owner._shared = shared
+        await owner.on_assigned(nothing, this, 1)
+        first = owner.followers[0]
+        await until(lambda: current(first))
+        await owner.on_revoked(nothing)
+        await owner.on_assigned(nothing, this, 2)
+        assert owner.followers == {0: first}
+        assert current(first)
+        await owner.on_assigned(nothing, nothing, 3)
+        assert owner.followers == {}
+        await until(lambda: first.phase is FollowerPhase.STOPPED and not owner._stopping_followers)
+        assert (Path(world.stores.place(0)) / "CURRENT").exists()
+        await owner.on_assigned(nothing, this, 4)
+        second = owner.followers[0]
+        await until(lambda: current(second))
+        # An assignor that names a partition twice means the owner.
+        await owner.on_assigned(this, this, 5)
+        assert owner.followers == {}
+        assert owner.runners[0]._follower is second
+        await owner.on_revoked(this)
+        assert second.phase is FollowerPhase.STOPPED
+        RocksStore(world.stores.place(0)).close()
+
+    run(work())
+    assert world.log.read_from == [0, 40]

@@ -177,7 +177,7 @@ def test_old_state_is_of_use_only_where_nothing_is_new(end: int, unfit: str) -> 
 
 def test_an_empty_store_is_never_stale() -> None:
     """There is nothing in it that could be old."""
-    assert not replay(Source(1, [Stretch(rows(1), 1)]), MemoryStore(), stale=STALE).unfit
+    assert not replay(Source(9, [Stretch(rows(1), 9)]), MemoryStore(), stale=STALE).unfit
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3])

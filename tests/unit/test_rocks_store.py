@@ -16,6 +16,7 @@ import rocksdict
 from streamsched.core.store import DUE, FAMILIES, JOBS, META, READY
 from streamsched.store import rocks_options
 from streamsched.store.errors import (
+    StoreClosed,
     StoreCorrupt,
     StoreError,
     StoreLocked,
@@ -398,3 +399,23 @@ def test_sizes_follow_the_rows(path: Path) -> None:
     store = RocksStore(path)
     assert store.size_bytes() > 0
     store.close()
+
+
+def test_closed_while_a_thread_loads_it_stays_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that outlives its owner does not open the store again behind its back."""
+    store = RocksStore(path)
+    store.begin_load()
+    store.load(JOBS, [(b"a", b"1")])
+    write_out = store._write_out
+
+    def slowly(family: str) -> None:
+        write_out(family)
+        if family == FAMILIES[-1]:
+            store.close()
+
+    monkeypatch.setattr(store, "_write_out", slowly)
+    with pytest.raises(StoreClosed, match="while it was loaded"):
+        store.end_load()
+    RocksStore(path).close()

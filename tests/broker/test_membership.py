@@ -1,0 +1,158 @@
+"""Coming and going in the group: restarts in place, and rebalances one after the other."""
+
+import asyncio
+import json
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.group import LeaveGroupRequest
+from confluent_kafka.admin import AdminClient
+
+from streamsched.core.names import TopicNames
+from streamsched.core.placement import partition_for
+from streamsched.kafka import admin as topics
+from tests.broker.cluster import await_condition
+from tests.broker.reading import await_records, job_id, read_topics
+from tests.broker.scheduler_process import SchedulerProcess
+from tests.broker.sending import Sender
+
+PARTITIONS = 4
+
+
+def events(process: SchedulerProcess, event: str) -> list[dict[str, object]]:
+    """Its log lines that say `event`."""
+    lines = [line for line in process.whole_log().splitlines() if line.startswith("{")]
+    return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+def owned(process: SchedulerProcess) -> set[int]:
+    """The partitions that it was given last."""
+    assigned = events(process, "partitions assigned")
+    return set(assigned[-1]["partitions"]) if assigned else set()  # type: ignore[call-overload]
+
+
+@pytest.mark.timeout(240)
+def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path) -> None:
+    """It goes on with its partitions; the other member is not disturbed, and jobs leave once."""
+    names = TopicNames(app_id)
+    topics.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    with ExitStack() as stack:
+        processes = []
+        for name in ("a", "b"):
+            process = SchedulerProcess(
+                kafka,
+                app_id,
+                tmp_path / name,
+                group_instance_id=name,
+                session_timeout_ms="60000",
+            )
+            stack.callback(process.kill)
+            process.start()
+            process.wait_ready()
+            processes.append(process)
+        stays, restarts = processes
+
+        def is_shared() -> bool:
+            parts = [owned(process) for process in processes]
+            return all(parts) and len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 4
+
+        await_condition("both own a part", is_shared, 60, lambda: stays.log() + restarts.log())
+        before = len(events(stays, "partitions assigned"))
+        own = owned(restarts)
+        sender = Sender(kafka, names)
+        tenants = [f"tenant-{number}" for number in range(12)]
+        assert {partition_for(t.encode(), PARTITIONS) for t in tenants} == set(range(PARTITIONS))
+        for ending in (restarts.terminate, restarts.kill):
+            for tenant in tenants:
+                sender.job(tenant, ending.__name__)
+            sender.flush()
+            ending()
+            restarts.start()
+            restarts.wait_ready()
+            await_condition("it has its partitions", lambda: owned(restarts) == own, 60)
+        egress = [names.egress(tenant) for tenant in tenants]
+        await_records(kafka, egress, 2 * len(tenants), tell=restarts.log)
+        assert len(read_topics(kafka, egress)) == 2 * len(tenants)
+        assert len(events(stays, "partitions assigned")) == before
+
+
+async def throw_out(kafka: str, group: str, member_id: str) -> None:
+    """End a member's membership behind its back; it notices at its next heartbeat."""
+    client = AIOKafkaClient(bootstrap_servers=kafka)
+    await client.bootstrap()
+    try:
+        # The shared Kafka is one node, which coordinates every group.
+        [node] = client.cluster.brokers()
+        await client.send(node.nodeId, LeaveGroupRequest(group, member_id))
+    finally:
+        await client.close()
+
+
+def members(client: AdminClient, group: str) -> list[str]:
+    """Ids of the group's members, in order."""
+    [answer] = client.describe_consumer_groups([group]).values()
+    return sorted(member.member_id for member in answer.result(10).members)
+
+
+@pytest.mark.timeout(900)
+def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
+    kafka: str,
+    app_id: str,
+    admin: AdminClient,
+    tmp_path: Path,
+    seed: int,
+    pytestconfig: pytest.Config,
+) -> None:
+    """Stores are closed and opened again each time without a word; every job leaves once."""
+    rebalances = pytestconfig.getoption("--rebalances")
+    names = TopicNames(app_id)
+    topics.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    sender = Sender(kafka, names)
+    tenants = [f"tenant-{number}" for number in range(8)]
+    rng = random.Random(seed)
+    with ExitStack() as stack:
+        processes = []
+        for name in ("a", "b"):
+            process = SchedulerProcess(kafka, app_id, tmp_path / name, life_seconds=1_200)
+            stack.callback(process.kill)
+            process.start()
+            process.wait_ready()
+            processes.append(process)
+
+        def log() -> str:
+            return "".join(process.log() for process in processes)
+
+        def assignments() -> list[int]:
+            return [len(events(process, "partitions assigned")) for process in processes]
+
+        await_condition("both are members", lambda: len(members(admin, app_id)) == 2, 60, log)
+        sent = 0
+        while min(assignments()) < rebalances:
+            for tenant in tenants:
+                sender.job(tenant, f"{sent}")
+            sender.flush()
+            sent += 1
+            before = assignments()
+            asyncio.run(throw_out(kafka, app_id, rng.choice(members(admin, app_id))))
+            await_condition(
+                "both were given partitions anew",
+                lambda before=before: (  # type: ignore[misc]
+                    all(now > then for now, then in zip(assignments(), before, strict=True))
+                    and len(members(admin, app_id)) == 2
+                ),
+                60,
+                log,
+            )
+        egress = [names.egress(tenant) for tenant in tenants]
+        records = await_records(kafka, egress, sent * len(tenants), seconds=120, tell=log)
+        counted = sorted((str(m.topic()), int(job_id(m))) for m in records)
+        assert counted == sorted((topic, number) for topic in egress for number in range(sent))
+        print(f"seed {seed}: {assignments()} assignments, {len(records)} jobs")
+        for process in processes:
+            whole = process.whole_log()
+            assert "LOCK" not in whole
+            assert "is rebuilt" not in whole
+            assert process.terminate() == 0
