@@ -483,7 +483,7 @@ def test_promotion_refuses_a_recreated_changelog(world: World) -> None:
     """A standby of another topic is no better than a folder of another topic."""
 
     def made_anew(changed: World) -> None:
-        changed.cluster = Cluster(1, "jobs", "another", RETENTION_MS)
+        changed.cluster = Cluster(1, "jobs", "another", "settings", RETENTION_MS)
 
     with pytest.raises(StartError, match="made anew"):
         promoted(world, made_anew)
