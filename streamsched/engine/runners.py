@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import IO, Final
 
 import structlog
 
@@ -15,6 +15,7 @@ from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
 from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
+from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Phase, Shared
@@ -22,6 +23,8 @@ from streamsched.engine.stores import RocksStores
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.settings import Settings
+from streamsched.store.errors import StoreError
+from streamsched.store.folder import claim
 from streamsched.store.rocks_options import process_cache
 from streamsched.web.server import WebServer
 
@@ -56,6 +59,7 @@ class PartitionRunners:
         self._stopping_followers: set[asyncio.Task[None]] = set()
         self._ingress = ingress
         self._web = WebServer(settings, self)
+        self._claim: IO[bytes] | None = None
         self._shared: Shared | None = None
         self._reader: SettingsReader | None = None
         self._gauges: asyncio.Task[None] | None = None
@@ -67,6 +71,10 @@ class PartitionRunners:
         """
         settings = self.settings
         await self._web.start()
+        try:
+            self._claim = claim(settings.data_dir / settings.app_id)
+        except StoreError as error:
+            raise StartError(str(error)) from error
         cluster = await asyncio.to_thread(inspect_cluster, settings)
         loop = asyncio.get_running_loop()
         directory = EgressDirectory(
@@ -170,6 +178,8 @@ class PartitionRunners:
         if self._shared is not None:
             self._shared.threads.close()
             await asyncio.to_thread(self._shared.directory.stop)
+        if self._claim is not None:
+            self._claim.close()
 
     # --- for the web -----------------------------------------------------------------------
 

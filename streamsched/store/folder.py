@@ -5,9 +5,10 @@ format that its rows are in. The file is written before the database is made, so
 without it is not ours, and an old scheduler knows a newer store before it opens it.
 """
 
+import fcntl
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from rocksdict import Rdict
 
@@ -20,6 +21,7 @@ from streamsched.store.errors import (
 )
 
 FORMAT_FILE: Final = "streamsched-format"
+LOCK_FILE: Final = "lock"
 FORMAT_VERSION: Final = 1
 """Raise it when families or their keys change; row values carry version bytes of their own."""
 
@@ -76,6 +78,29 @@ def prepare(path: Path) -> None:
             f"store {path} has format {found}, which never existed; remove it, and it is rebuilt "
             f"from the changelog"
         )
+
+
+def claim(folder: Path) -> IO[bytes]:
+    """Keep other processes out of the folder that holds the stores, until the file is closed.
+
+    The lock of each store comes too late: with standbys every process of a group opens all of
+    them, so a second one on the same folder would run into the first one's and the first into the
+    second's. Raises `StoreLocked` or `StoreUnwritable`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("ab")
+    except OSError as error:
+        raise _unwritable(folder, str(error)) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreLocked(
+            f"folder {folder} is in use by another process: stop that one, or choose another "
+            "data_dir for this one"
+        ) from error
+    return lock
 
 
 def destroy(path: Path) -> None:
