@@ -31,6 +31,9 @@ LAG_SECONDS: Final = 1.0
 REST_RATIO: Final = 0.5
 """A follower rests half as long as it has worked, so that it leaves the interpreter to others."""
 
+REST_SECONDS_MAX: Final = 1.0
+"""A process that was suspended has not worked for so long."""
+
 CURRENT_SECONDS: Final = 60.0
 """How often it is noted that the state was as far as the log: it does not age meanwhile."""
 
@@ -169,7 +172,7 @@ class Follower:
                 self._as_of_ms = asked_at_ms
                 await self._at_end(replay, store, asked_at_ms)
             elif not self._stopping.is_set():
-                await self._rest((ended - began) * REST_RATIO)
+                await self._rest(min((ended - began) * REST_RATIO, REST_SECONDS_MAX))
 
     def _refuse_if_late(self) -> None:
         """Raise `StoreCorrupt` where tombstones may have gone that were not read yet.
@@ -187,6 +190,8 @@ class Follower:
         """In a thread: one stretch of the log, if there is one."""
         stretch = source.read()
         if stretch is not None:
+            # Before it is applied: a store that was killed with ghosts in it would look fresh.
+            self._refuse_if_late()
             replay.apply(stretch.records, stretch.next_offset)
 
     async def _at_end(self, replay: Replay, store: Store, now_ms: int) -> None:
