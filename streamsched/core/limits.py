@@ -80,6 +80,9 @@ REFUSED_REST_MS: Final = 15_000
 CONDEMNED_REST_MS: Final = 5_000
 """How long a tenant waits of whom a job is undeliverable: finding it out cost the others aborts."""
 
+PROOFS_NEEDED: Final = 2
+"""How often a job must be refused right before another one of its topic is committed."""
+
 PROOF_MS_MAX: Final = 5_000
 """How long after a job was refused another one's commit still says that the topic was good."""
 

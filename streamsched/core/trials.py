@@ -2,11 +2,12 @@
 
 A topic whose records were refused is on trial. Its jobs leave in small numbers at first, one a
 cycle, twice as many after each commit, until it is trusted again. A job that is refused alone is a
-suspect and is set aside, and its tenant goes on with the next one. As soon as another job of the
-topic is committed, the topic is proved good, and the suspect is tried once more, alone: was it the
-topic that refused everything and was mended meanwhile, then the suspect leaves like any other job.
-Refused again, it is condemned, and leaves as undeliverable. If so many jobs in a row are refused
-that it is the topic's doing, all of them wait, and are tried again after a while from the first on.
+suspect and is set aside, and its tenant goes on with the next one. If that is committed, the topic
+was good right after it refused the suspect, which is then tried again. What was refused so twice
+is condemned, and leaves as undeliverable. Once is not enough: the topic may have refused everything
+and been mended between the two, and then the suspect leaves like any other job. If so many jobs in
+a row are refused that it is the topic's doing, all of them wait, and are tried again after a while
+from the first on.
 
 All of this is in memory only and outlives an aborted cycle, since that is when it is learned. To
 forget a suspect is always safe: it is then tried like any other job.
@@ -19,6 +20,7 @@ from streamsched.core.limits import (
     CONDEMNED_REST_MS,
     JOBS_PER_TENANT_PER_CYCLE_MAX,
     PROOF_MS_MAX,
+    PROOFS_NEEDED,
     REFUSED_REST_MS,
     SUSPECTS_IN_A_ROW_MAX,
 )
@@ -36,11 +38,14 @@ class Suspect:
     words: str
     """The broker's."""
     again_at_ms: int
-    """When it is tried again, if the topic is not proved good before."""
-    is_topic_proved: bool = False
-    """Whether another job of the topic was committed right after it was refused."""
-    is_condemned: bool = False
-    """Whether it was refused once more after that."""
+    """When it is tried again, unless another job of the topic is committed before; or given up."""
+    proofs: int = 0
+    """How often another job of the topic was committed right after this one was refused."""
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether it is undeliverable."""
+        return self.proofs >= PROOFS_NEEDED
 
     def is_aside(self, now_ms: int) -> bool:
         """Whether it is passed over at the moment."""
@@ -51,6 +56,7 @@ class Trial:
     """One topic on trial, as one partition sees it."""
 
     __slots__ = (
+        "refused_in_a_row",
         "suspects",
         "tenant_rests",
         "topic",
@@ -67,6 +73,8 @@ class Trial:
         """How many jobs of a tenant may leave to the topic in one cycle."""
         self.suspects: dict[int, Suspect] = {}
         """By sequence."""
+        self.refused_in_a_row: list[int] = []
+        """Sequences of the jobs that were refused alone since one was committed."""
         self.topic_rests_until_ms = 0
         self.tenant_rests: dict[str, int] = {}
         """Until when tenants wait of whom a job was condemned: each costs all others aborts."""
@@ -113,24 +121,32 @@ class Trial:
     def prove(self, now_ms: int) -> None:
         """Jobs of the topic were committed in a cycle at `now_ms`."""
         self.width = min(2 * self.width, JOBS_PER_TENANT_PER_CYCLE_MAX)
-        for sequence, suspect in list(self.suspects.items()):
-            if suspect.is_topic_proved:
-                continue
-            if now_ms - suspect.refused_at_ms > PROOF_MS_MAX:
-                # The topic that it met may have been mended since then.
-                del self.suspects[sequence]
-                continue
-            suspect.again_at_ms = 0
-            suspect.is_topic_proved = True
+        for suspect in self.suspects.values():
+            if not suspect.is_condemned:
+                suspect.again_at_ms = 0
+        last = self.suspects.get(self.refused_in_a_row[-1]) if self.refused_in_a_row else None
+        self.refused_in_a_row.clear()
+        # What was refused long ago may have met a topic that was mended since then.
+        if last is not None and now_ms - last.refused_at_ms <= PROOF_MS_MAX:
+            last.proofs += 1
+            if last.is_condemned:
+                self.tenant_rests[last.tenant] = now_ms + CONDEMNED_REST_MS
 
     @property
     def is_over(self) -> bool:
         """Whether the topic is trusted again."""
         return self.width >= JOBS_PER_TENANT_PER_CYCLE_MAX and not self.suspects
 
+    def put_off(self, until_ms: int) -> None:
+        """Those that are condemned cannot be given up before `until_ms`."""
+        for suspect in self.suspects.values():
+            if suspect.is_condemned:
+                suspect.again_at_ms = until_ms
+
     def begin_again(self) -> None:
         """The topic is at fault, whatever jobs were refused: they will be tried like all others."""
         self.width = 1
+        self.refused_in_a_row.clear()
         self.suspects = {n: s for n, s in self.suspects.items() if s.is_condemned}
 
     def refuse(self, probe: Probe | None, words: str, now_ms: int) -> None:
@@ -139,17 +155,18 @@ class Trial:
         self.words = words
         if probe is None or probe.jobs != 1:
             return
-        known = self.suspects.get(probe.line[1])
-        if known is not None and known.is_topic_proved:
-            known.is_condemned = True
-            known.words = words
-            self.tenant_rests[probe.tenant] = now_ms + CONDEMNED_REST_MS
-            return
+        sequence = probe.line[1]
         again_at_ms = now_ms + REFUSED_REST_MS
-        self.suspects[probe.line[1]] = Suspect(
-            probe.tenant, probe.job_id, probe.line, now_ms, words, again_at_ms
+        suspect = self.suspects.setdefault(
+            sequence, Suspect(probe.tenant, probe.job_id, probe.line, now_ms, words, again_at_ms)
         )
-        in_a_row = sum(not suspect.is_topic_proved for suspect in self.suspects.values())
-        if in_a_row >= SUSPECTS_IN_A_ROW_MAX:
+        suspect.refused_at_ms, suspect.words = now_ms, words
+        # The next to be tried is none of these: it is to say whether the topic is good now.
+        for other in self.suspects.values():
+            other.again_at_ms = again_at_ms
+        if sequence in self.refused_in_a_row:
+            self.refused_in_a_row.remove(sequence)
+        self.refused_in_a_row.append(sequence)
+        if len(self.refused_in_a_row) >= SUSPECTS_IN_A_ROW_MAX:
             self.begin_again()
             self.topic_rests_until_ms = again_at_ms
