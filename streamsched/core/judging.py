@@ -48,8 +48,8 @@ def note_refusal(
     """See `Partition.note_refusal`."""
     if topic == base.names.dead_letters and cycle.counts["undeliverable"]:
         base.letters_rest_until_ms = cycle.now_ms + REFUSED_REST_MS
-        for trial in base.trials.values():
-            trial.put_off(base.letters_rest_until_ms)
+        for condemning in base.trials.values():
+            condemning.put_off(base.letters_rest_until_ms)
         return True
     if topic not in cycle.egress_topics:
         return False

@@ -29,8 +29,11 @@ from tests.sim.world import World
 SETTLE_SECONDS = 2.0
 """How long after its publication a settings record may not be in force yet."""
 
-MENDED_SECONDS = 5.0
-"""How long after a topic takes records again jobs may leave before one that was refused."""
+MENDED_SECONDS = 20.0
+"""How long after a topic takes records again jobs may leave before one that was set aside.
+
+With jobs in it that are refused for good, others leave one by one, each at its tenant's rate.
+"""
 
 PERIODS = (1, 2, 3, 5, 10)
 
