@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from streamsched.core.cycle import OutRecord
-from streamsched.core.limits import SUSPECTS_IN_A_ROW_MAX
+from streamsched.core.limits import CONDEMNED_REST_MS, SUSPECTS_IN_A_ROW_MAX
 from streamsched.testing import Driver, headers_of
 
 BAD = b"bad"
@@ -99,6 +99,8 @@ def test_several_bad_jobs_leave_and_all_good_ones_in_order() -> None:
     assert sorted(given_up(driver), key=int) == bad
     assert left(driver, driver.names.egress("a")) == [one for one in ids if one not in bad]
     assert driver.aborted < 60
+    times = [cycle.now_ms for cycle in driver.cycles if cycle.counts["undeliverable"]]
+    assert min(b - a for a, b in pairwise(times)) >= CONDEMNED_REST_MS
 
 
 def test_a_topic_that_refuses_everything_loses_no_job() -> None:
@@ -238,7 +240,7 @@ def condemned(driver: Driver) -> list[bytes]:
     return [s.job_id for trial in trials for s in trial.suspects.values() if s.is_condemned]
 
 
-@pytest.mark.parametrize("way", ["cancel", "replace", "expire"])
+@pytest.mark.parametrize("way", ["cancel", "replace", "expire", "move"])
 def test_a_condemned_job_may_yet_end_another_way(way: str) -> None:
     """What comes in the cycle that would give it up comes first, and the job ends once."""
     driver = refusing("a")
@@ -252,13 +254,15 @@ def test_a_condemned_job_may_yet_end_another_way(way: str) -> None:
         driver.cancel("a", "0")
     elif way == "replace":
         submit(driver, "0")
+    elif way == "move":
+        driver.set_tenant("a", egress_topic="other")
     else:
         driver.now_ms += 18_001
     driver.advance(30_000)
-    end = {"cancel": "cancelled", "replace": "replaced", "expire": "expired"}[way]
-    assert [event["event"] for event in driver.read_events()] == [end]
-    expected = "1230" if way == "replace" else "123"
-    assert left(driver, driver.names.egress("a")) == list(expected)
+    ends = {"cancel": ["cancelled"], "replace": ["replaced"], "expire": ["expired"], "move": []}
+    assert [event["event"] for event in driver.read_events()] == ends[way]
+    ids = left(driver, driver.names.egress("a")) + left(driver, "other")
+    assert sorted(ids) == list("0123" if way in {"replace", "move"} else "123")
 
 
 def test_what_is_the_topics_matter_makes_no_suspect() -> None:
