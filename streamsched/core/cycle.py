@@ -32,6 +32,17 @@ class OutRecord(NamedTuple):
     timestamp_ms: int
 
 
+class Probe(NamedTuple):
+    """What a cycle sends to a topic that is on trial; who and what, if it is one job alone."""
+
+    tenant: str
+    job_id: bytes
+    line: tuple[int, int]
+    """Due_ms and sequence of the job."""
+    jobs: int
+    """How many jobs go there; the other fields are those of the last."""
+
+
 @dataclass(slots=True)
 class Cycle:
     """What one `run_once` decided. Nothing of it is true before its transaction is committed."""
@@ -49,6 +60,8 @@ class Cycle:
     wake_at_ms: int = 0
     """When the partition should be looked at again, unless records arrive before."""
     egress_topics: set[str] = field(default_factory=set)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    """By topic that is on trial: what goes there. The fate of these records must be looked at."""
     counts: Counter[str] = field(default_factory=Counter)
     """Outcomes by name: accepted, moved, cancelled, dispatched, …, and `rejected:CODE`."""
     lateness_ms: list[int] = field(default_factory=list)

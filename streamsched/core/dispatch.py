@@ -7,9 +7,11 @@ Due jobs that may not leave yet go to `ready`, from where the tenant's next turn
 
 from heapq import heappop
 
-from streamsched.core import limiter, state
+from streamsched.core import limiter
+from streamsched.core.cycle import Probe
 from streamsched.core.destinations import Destination, Problem
-from streamsched.core.draft import Candidate, Draft, PartitionState
+from streamsched.core.draft import Draft, PartitionState
+from streamsched.core.judging import judge
 from streamsched.core.limits import (
     CYCLE_BYTES_MAX,
     EGRESS_PARTITIONS_PER_CYCLE_MAX,
@@ -17,10 +19,14 @@ from streamsched.core.limits import (
     JOBS_PER_TENANT_PER_CYCLE_MAX,
     PASSED_OVER_MAX,
 )
-from streamsched.core.sending import Sending
-from streamsched.core.store import READY
+from streamsched.core.line import Line
+from streamsched.core.sending import Sending, Sent
 from streamsched.core.sweep import Sweep
 from streamsched.core.tenants import SETTINGS_INVALID, Tenant
+from streamsched.core.trials import Suspect, Trial
+
+_NO_TRIAL = Trial("", "")
+_NO_TRIAL.width = JOBS_PER_TENANT_PER_CYCLE_MAX
 
 
 class Dispatch:
@@ -31,6 +37,7 @@ class Dispatch:
         self._base = base
         self._sweep = sweep
         self._sending = Sending(base)
+        self._line = Line(base, sweep)
 
     def unpark(self, now_ms: int) -> None:
         """Give tenants whose topic has changed another chance."""
@@ -61,9 +68,19 @@ class Dispatch:
         if tenant.ready:
             self._base.give_turn(tenant, now_ms)
 
+    def try_again(self, name: str, now_ms: int) -> bool:
+        """Free a tenant that waits because jobs were refused; returns whether it did."""
+        tenant = self._base.tenants.get(name)
+        if tenant is None or tenant.blocked != Problem.REFUSES:
+            return False
+        self.free(tenant, now_ms)
+        return True
+
     def run(self, draft: Draft, *, is_open: bool) -> None:
         """Serve turns; whatever of the candidates has not left goes to `ready`."""
         base = self._base
+        if is_open and base.trials:
+            judge(draft)
         for tenant in draft.eased:
             if tenant.blocked == Problem.TOO_SMALL:
                 self.free(tenant, draft.now_ms)
@@ -76,7 +93,7 @@ class Dispatch:
             self._serve(draft)
         for name, candidates in draft.candidates.items():
             if candidates:
-                self._keep(draft, base.tenants[name], candidates)
+                self._line.keep(draft, base.tenants[name], candidates)
 
     def _serve(self, draft: Draft) -> None:
         """Give each tenant whose turn has come its share of what one cycle can send.
@@ -112,6 +129,8 @@ class Dispatch:
         turns = base.turns
         picked: list[tuple[Tenant, int, Destination]] = []
         passed_over: list[tuple[Tenant, int]] = []
+        standing_back: list[tuple[Tenant, int]] = []
+        on_trial: dict[str, bool] = {}
         places: set[tuple[str, int]] = set()
         while turns and turns[0][0] <= now_ms and len(picked) < JOBS_PER_CYCLE_MAX:
             if len(passed_over) >= PASSED_OVER_MAX:
@@ -122,24 +141,30 @@ class Dispatch:
                 continue
             tenant.turn_at_ms = None
             if tenant.blocked:
+                # Only one who rests because jobs were refused has a turn all the same.
+                self.try_again(name, now_ms)
                 continue
-            destination = self._destination(tenant)
+            destination = self._destination(tenant, now_ms)
             if destination is None:
                 continue
             place = (destination.topic, self._sticky(tenant, destination))
             if place not in places and len(places) >= EGRESS_PARTITIONS_PER_CYCLE_MAX:
                 passed_over.append((tenant, at_ms))
                 continue
+            trial = base.trials.get(destination.topic)
+            if trial is not None and not trial.admit(name, on_trial):
+                standing_back.append((tenant, at_ms))
+                continue
             places.add(place)
             picked.append((tenant, at_ms, destination))
-        return picked, passed_over
+        return picked, passed_over + standing_back
 
     @staticmethod
     def _wanted(draft: Draft, tenant: Tenant) -> int:
         """How many due jobs the tenant has, as far as they were read."""
         return tenant.ready + len(draft.candidates.get(tenant.name, ()))
 
-    def _destination(self, tenant: Tenant) -> Destination | None:
+    def _destination(self, tenant: Tenant, now_ms: int) -> Destination | None:
         """The tenant's egress topic if it can be written to; else the tenant is parked."""
         base = self._base
         topic = tenant.effective.egress_topic
@@ -151,12 +176,23 @@ class Dispatch:
         if destination.problem is not None:
             self._park(tenant, topic, destination.problem, destination.detail)
             return None
+        trial = base.trials.get(topic)
+        if trial is not None:
+            until_ms = trial.rests_until_ms(tenant.name, now_ms)
+            if until_ms is not None:
+                self._rest(tenant, topic, f"records for it are refused ({trial.words})", until_ms)
+                return None
         return destination
 
     def _park(self, tenant: Tenant, topic: str, problem: Problem, detail: str) -> None:
         tenant.blocked = problem
         tenant.blocked_detail = f"egress topic {topic}: {detail or problem.value}"
         self._base.parked.setdefault(topic, set()).add(tenant.name)
+
+    def _rest(self, tenant: Tenant, topic: str, detail: str, until_ms: int) -> None:
+        """As `_park`, with a turn at `until_ms`."""
+        self._park(tenant, topic, Problem.REFUSES, detail)
+        self._base.give_turn(tenant, until_ms)
 
     def _sticky(self, tenant: Tenant, destination: Destination) -> int:
         """Where this cycle's jobs without a key go: another partition each cycle."""
@@ -193,98 +229,51 @@ class Dispatch:
                 tenant.waiting = True
                 return 0, limiter.next_ms(pace[0], at_ticks)
             most = min(most, allowed.jobs)
-        chosen, left, from_ready, is_late = self._choose(draft, tenant, most)
+        trial = self._base.trials.get(destination.topic) or _NO_TRIAL
+        most = min(most, trial.width_for(tenant.name))
+        aside = trial.aside(tenant.name, now_ms)
+        chosen, left, from_ready, is_late = self._line.choose(draft, tenant, most, aside)
         sticky = self._sticky(tenant, destination)
         sent = self._sending.run(draft, tenant, destination, sticky, partitions, chosen, at_ticks)
         if sent.too_large:
             self._park(tenant, destination.topic, Problem.TOO_SMALL, sent.too_large)
+        if trial is not _NO_TRIAL:
+            _note_probe(draft, tenant, trial, sent)
         left = [*chosen[sent.taken :], *left]
-        self._settle(draft, tenant, chosen[: sent.taken], left, from_ready)
+        self._line.settle(draft, tenant, chosen[: sent.taken], left, from_ready, aside)
         if sent.jobs and pace is not None:
             tenant.at_ticks = limiter.spend(pace[0], at_ticks, sent.jobs)
             draft.write_limiter(tenant)
-        tenant.waiting = tenant.ready > 0
-        if tenant.blocked or not (tenant.ready or is_late):
+        passed = self._line.passed(draft, tenant, aside) if aside else []
+        others = tenant.ready - len(passed)
+        tenant.waiting = others > 0
+        if tenant.blocked or not (others or is_late):
+            if passed:
+                self._rest_with(tenant, destination.topic, passed, now_ms)
             return sent.jobs, None
         if pace is None or tenant.at_ticks is None:
             return sent.jobs, now_ms
         return sent.jobs, max(now_ms, limiter.next_ms(pace[0], tenant.at_ticks))
 
-    def _choose(
-        self, draft: Draft, tenant: Tenant, most: int
-    ) -> tuple[list[Candidate], list[Candidate], set[int], bool]:
-        """The next `most` jobs by (due, sequence) out of `ready` and this cycle's candidates.
+    def _rest_with(self, tenant: Tenant, topic: str, passed: list[Suspect], now_ms: int) -> None:
+        """Let the tenant rest: all that it has ready are jobs that were refused."""
+        if tenant.blocked:
+            return
+        first = min(passed, key=lambda suspect: suspect.line)
+        self._rest(
+            tenant,
+            topic,
+            f"refuses job {first.job_id.decode()!r} ({first.words}), and there is no other to "
+            "find out by whether it is the job or the topic; cancel it, or mend the topic",
+            max(now_ms + 1, min(suspect.again_at_ms for suspect in passed)),
+        )
 
-        Returns them, the candidates left over, the sequences that came from `ready`, and whether
-        jobs were passed over because earlier ones may still lie unread in `due`.
-        """
-        pool: list[Candidate] = draft.candidates.get(tenant.name, [])
-        if draft.dead:
-            pool = [candidate for candidate in pool if candidate[1] not in draft.dead]
-        from_ready: set[int] = set()
-        if tenant.ready:
-            waiting = self._read_ready(draft, tenant, most)
-            from_ready = {candidate[1] for candidate in waiting}
-            pool = sorted([*waiting, *pool]) if pool else waiting
-        horizon = self._sweep.horizon(tenant.name, tenant.raw, draft.now_ms)
-        chosen = pool[:most]
-        is_late = False
-        if horizon is not None:
-            kept = [candidate for candidate in chosen if candidate[:2] < horizon]
-            is_late = len(kept) < len(chosen)
-            chosen = kept
-        return chosen, pool[len(chosen) :], from_ready, is_late
 
-    def _read_ready(self, draft: Draft, tenant: Tenant, most: int) -> list[Candidate]:
-        """The first `most` rows of the tenant in `ready`."""
-        rows: list[Candidate] = []
-        lower = state.ready_key(tenant.raw, *tenant.head)
-        dropped = draft.dropped
-        with self._base.store.cursor(READY, lower, tenant.raw + state.AFTER_NUL) as cursor:
-            while len(rows) < most and cursor.valid():
-                key = cursor.key()
-                if key not in dropped:
-                    due_ms, sequence = state.split_ready_key(key)
-                    rows.append((due_ms, sequence, state.split_ready_value(cursor.value())))
-                cursor.next()
-        return rows
-
-    def _settle(
-        self,
-        draft: Draft,
-        tenant: Tenant,
-        gone: list[Candidate],
-        left: list[Candidate],
-        from_ready: set[int],
-    ) -> None:
-        """Bring `ready` up to date: what left is deleted, what stays of the candidates goes in."""
-        raw = tenant.raw
-        batch = draft.cycle.batch
-        if from_ready:
-            last: Candidate | None = None
-            for candidate in gone:
-                if candidate[1] in from_ready:
-                    batch.append((READY, state.ready_key(raw, candidate[0], candidate[1]), None))
-                    tenant.ready -= 1
-                    last = candidate
-            if last is not None:
-                tenant.head = max(tenant.head, (last[0], last[1] + 1))
-        draft.touched.add(tenant)
-        kept = [candidate for candidate in left if candidate[1] not in from_ready]
-        if tenant.name in draft.candidates:
-            draft.candidates[tenant.name] = []
-        self._keep(draft, tenant, kept)
-
-    def _keep(self, draft: Draft, tenant: Tenant, candidates: list[Candidate]) -> None:
-        """Put due jobs that may not leave yet into `ready`."""
-        raw = tenant.raw
-        batch = draft.cycle.batch
-        dead = draft.dead
-        for due_ms, sequence, job_id in candidates:
-            if sequence in dead:
-                continue
-            if tenant.ready == 0 or (due_ms, sequence) < tenant.head:
-                tenant.head = (due_ms, sequence)
-            tenant.ready += 1
-            batch.append((READY, state.ready_key(raw, due_ms, sequence), state.ready_value(job_id)))
-        draft.touched.add(tenant)
+def _note_probe(draft: Draft, tenant: Tenant, trial: Trial, sent: Sent) -> None:
+    """Say in the cycle what it sends to a topic on trial."""
+    if sent.last is None:
+        return
+    due_ms, sequence, job_id = sent.last
+    before = draft.cycle.probes.get(trial.topic)
+    jobs = sent.jobs + (0 if before is None else before.jobs)
+    draft.cycle.probes[trial.topic] = Probe(tenant.name, job_id, (due_ms, sequence), jobs)

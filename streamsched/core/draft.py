@@ -12,13 +12,14 @@ from streamsched.core.state import JobRow
 from streamsched.core.store import DUE, JOBS, META, READY, Reader
 from streamsched.core.tenant_settings import NOTHING, OwnSettings, merge
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID, Tenant
+from streamsched.core.trials import Trial
 
 Candidate = tuple[int, int, bytes]
 """A due job that is in no index at the moment: due_ms, sequence, id."""
 
 
 class PartitionState:
-    """What a partition keeps in memory between cycles, all of it derived from its store."""
+    """What a partition keeps in memory between cycles, derived from its store but for trials."""
 
     def __init__(
         self,
@@ -49,6 +50,10 @@ class PartitionState:
         self.turn_count = 0
         self.parked: dict[str, set[str]] = {}
         """Tenants that wait for a topic to become good, by topic."""
+        self.trials: dict[str, Trial] = {}
+        """Topics that refused records, as many as tenants have. An abort leaves this alone."""
+        self.letters_rest_until_ms = 0
+        """Until then nothing is undeliverable: the dead letters were refused."""
         self.last_now_ms = 0
         self.cycle_count = 0
 
@@ -190,15 +195,28 @@ class Draft:
 
     def expire(self, tenant: Tenant, job_id: bytes, job: JobRow) -> None:
         """Send an expired job to the dead letters, with its event."""
-        base = self.base
+        self._give_up(tenant, job_id, job, "expired", f"expired at {job.expires_ms}")
+
+    def find_undeliverable(
+        self, tenant: Tenant, job_id: bytes, job: JobRow, topic: str, words: str
+    ) -> None:
+        """Send a job that `topic` refuses to the dead letters, with its event."""
+        message = f"egress topic {topic} refuses it: {words}"
+        self._give_up(tenant, job_id, job, "undeliverable", message, topic=topic)
+
+    def _give_up(
+        self, tenant: Tenant, job_id: bytes, job: JobRow, kind: str, message: str, **more: object
+    ) -> None:
+        names = self.base.names
         self.cycle.records.append(
-            outbox.dead_letter(base.names, tenant.raw, job_id, job, "expired", self.now_ms)
+            outbox.dead_letter(names, tenant.raw, job_id, job, kind, message, self.now_ms)
         )
         self.event(
-            "expired",
+            kind,
             tenant.name,
             job_id,
             due_at=job.due_ms,
             source=outbox.source_of(job.source_partition, job.source_offset),
-            reason="expired",
+            reason=kind,
+            **more,
         )

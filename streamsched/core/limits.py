@@ -71,6 +71,21 @@ EGRESS_PARTITIONS_PER_CYCLE_MAX: Final = 48
 PASSED_OVER_MAX: Final = 256
 """Tenants whose turn one cycle puts off because its egress partitions are used up."""
 
+SUSPECTS_IN_A_ROW_MAX: Final = 5
+"""Jobs that are refused alone, one after the other, before it is taken for their topic's fault."""
+
+REFUSED_REST_MS: Final = 15_000
+"""How long a topic that refuses records, or a job that is refused alone, is left alone."""
+
+CONDEMNED_REST_MS: Final = 5_000
+"""How long a tenant waits of whom a job is undeliverable: finding it out cost the others aborts."""
+
+PROOFS_NEEDED: Final = 2
+"""How often a job must be refused right before another one of its topic is committed."""
+
+PROOF_MS_MAX: Final = 5_000
+"""How long after a job was refused another one's commit still says that the topic was good."""
+
 STALE_TURNS_MAX: Final = 1_000
 """Entries that the queue of turns may have beside two for each tenant before it is cleaned."""
 

@@ -94,15 +94,20 @@ def job_headers(tenant: bytes, job_id: bytes, job: JobRow) -> list[tuple[str, by
 
 
 def dead_letter(
-    names: TopicNames, tenant: bytes, job_id: bytes, job: JobRow, reason: str, now_ms: int
+    names: TopicNames,
+    tenant: bytes,
+    job_id: bytes,
+    job: JobRow,
+    reason: str,
+    message: str,
+    now_ms: int,
 ) -> OutRecord:
-    """An accepted job that is not dispatched, with the reason."""
+    """An accepted job that is not dispatched, with the reason's code and words for people."""
     headers = job_headers(tenant, job_id, job)
     headers.append((h.OCCURRENCE, b"0"))
     headers.append((h.SOURCE, b"%d-%d" % (job.source_partition, job.source_offset)))
     headers.append((h.ERROR_CODE, reason.encode()))
-    message = f"expired at {job.expires_ms}" if reason == "expired" else reason
-    headers.append((h.ERROR_MESSAGE, message.encode()))
+    headers.append((h.ERROR_MESSAGE, message.encode(errors="replace")))
     key = job_id if job.key is None else job.key
     return OutRecord(names.dead_letters, -1, key, job.payload, headers, now_ms)
 

@@ -8,6 +8,7 @@ from streamsched.core.destinations import Directory
 from streamsched.core.dispatch import Dispatch
 from streamsched.core.draft import Draft, PartitionState
 from streamsched.core.ingest import Ingest
+from streamsched.core.judging import note_commit, note_refusal
 from streamsched.core.limits import IDLE_WAKE_MS_MAX, INGEST_CATCH_UP_MS_MAX
 from streamsched.core.names import DEFAULT_TENANT, TopicNames
 from streamsched.core.settings_changes import SettingsChanges
@@ -287,6 +288,19 @@ class Partition:
         if cycle.batch:
             self._store.write(cycle.batch)
         self._open_cycle = None
+        for name in note_commit(self._base, cycle):
+            if self._dispatch.try_again(name, cycle.now_ms):
+                cycle.wake_at_ms = min(cycle.wake_at_ms, cycle.now_ms)
+
+    def note_refusal(self, cycle: Cycle, topic: str, words: str, *, of_record: bool) -> bool:
+        """The transaction of `cycle` failed because records for `topic` were refused.
+
+        `words` are the broker's; `of_record` says that they may be about what is in a record, not
+        about the topic. To be followed by `abort`. Returns whether the next cycle is another one,
+        in which somebody else's jobs or fewer of them go to the topic; if not, the topic must be
+        left alone for a while.
+        """
+        return note_refusal(self._base, cycle, topic, words, of_record=of_record)
 
     def abort(self, cycle: Cycle) -> None:
         """Forget a cycle whose transaction was not committed."""

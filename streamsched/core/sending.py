@@ -25,7 +25,7 @@ class BrokenIndexError(Exception):
 class Sent:
     """What became of the chosen jobs."""
 
-    __slots__ = ("jobs", "taken", "too_large")
+    __slots__ = ("jobs", "last", "taken", "too_large")
 
     def __init__(self) -> None:
         """Nothing was sent yet."""
@@ -33,6 +33,8 @@ class Sent:
         """Jobs that have left the tenant's line, the expired ones included."""
         self.jobs = 0
         """Jobs that were dispatched."""
+        self.last: Candidate | None = None
+        """The last of them."""
         self.too_large = ""
         """Why the next job does not fit on the topic; empty if that is not what ended it."""
 
@@ -67,6 +69,7 @@ class Sending:
         gone: list[bytes] = []
         jobs: list[state.JobRow] = []
         sent = Sent()
+        last = 0
         for job_id, key, job, size in self._rows(draft, tenant.raw, chosen):
             if job.expires_ms and job.expires_ms < now_ms:
                 draft.unindex_expiry(tenant, job.expires_ms, job.sequence)
@@ -89,6 +92,7 @@ class Sending:
             draft.unindex_expiry(tenant, job.expires_ms, job.sequence)
             gone.append(key)
             jobs.append(job)
+            last = sent.taken
             sent.taken += 1
             sent.jobs += 1
             draft.bytes_out += size
@@ -98,6 +102,7 @@ class Sending:
                 break
         draft.delete_jobs(tenant, gone)
         if jobs:
+            sent.last = chosen[last]
             draft.cycle.egress_topics.add(topic)
             draft.cycle.counts["dispatched"] += sent.jobs
             _note_lateness(draft, tenant, jobs, at_ticks)

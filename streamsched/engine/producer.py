@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -43,25 +43,36 @@ RETRY_SECONDS: Final = 0.25
 log = structlog.get_logger()
 
 
-_REFUSALS: Final = frozenset(
+_REFUSALS_OF_TOPICS: Final = frozenset(
     {
         KafkaError.INVALID_MSG,
-        KafkaError.INVALID_RECORD,
         KafkaError.INVALID_TIMESTAMP,
         KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.POLICY_VIOLATION,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
     }
 )
 """Answers to a record that will be the same next time, whatever else is in the transaction."""
 
+_REFUSALS_OF_RECORDS: Final = frozenset({KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION})
+"""As these, but perhaps not to another record: a schema check or a policy of the broker's looks
+at what is in it. What is about size, rights or time is never the fault of a job."""
+
+
+class Refusal(NamedTuple):
+    """Why records for a topic are refused."""
+
+    words: str
+    """The broker's."""
+    is_of_record: bool
+    """Whether it may be for what is in a record, so that others would be taken."""
+
 
 class CycleFailedError(Exception):
     """The transaction was aborted; the cycle may be run again from the same chunk."""
 
-    def __init__(self, message: str, refusals: Mapping[str, str] | None = None) -> None:
-        """`refusals` are the broker's words by topic, for topics that will refuse again."""
+    def __init__(self, message: str, refusals: Mapping[str, Refusal] | None = None) -> None:
+        """`refusals` are by topic, for topics that will refuse again."""
         super().__init__(message)
         self.refusals = refusals or {}
 
@@ -141,7 +152,7 @@ class PartitionProducer:
         self._changelog_offset = -1
         self._watches = False
         """Whether every record's fate is looked at; only after a failure, because it costs."""
-        self._refusals: dict[str, str] = {}
+        self._refusals: dict[str, Refusal] = {}
 
     async def fence(self, is_wanted: Callable[[], bool]) -> bool:
         """End the transaction of whoever had the partition before; first of all, and once.
@@ -201,7 +212,8 @@ class PartitionProducer:
 
     def _produce(self, cycle: Cycle) -> None:
         produce = self._producer.produce
-        on_delivery = self._on_delivery if self._watches else None
+        watches = self._watches or "undeliverable" in cycle.counts
+        probes = cycle.probes
         for topic, partition, key, value, headers, timestamp_ms in cycle.records:
             produce(
                 topic,
@@ -210,7 +222,7 @@ class PartitionProducer:
                 partition,
                 timestamp=max(timestamp_ms, 0),
                 headers=headers,  # type: ignore[arg-type]  # its lists are invariant
-                on_delivery=on_delivery,
+                on_delivery=self._on_delivery if watches or topic in probes else None,
             )
         *rest, last = cycle.changelog
         batch = [{"key": key, "value": value} for key, value in rest]
@@ -221,8 +233,12 @@ class PartitionProducer:
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         topic = message.topic()
-        if error is not None and topic is not None and error.code() in _REFUSALS:
-            self._refusals[topic] = error.str()
+        if error is None or topic is None:
+            return
+        if error.code() in _REFUSALS_OF_TOPICS:
+            self._refusals[topic] = Refusal(error.str(), is_of_record=False)
+        elif error.code() in _REFUSALS_OF_RECORDS:
+            self._refusals.setdefault(topic, Refusal(error.str(), is_of_record=True))
 
     def _on_last(self, error: KafkaError | None, message: Message) -> None:
         offset = message.offset()

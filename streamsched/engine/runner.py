@@ -307,9 +307,9 @@ class Runner:
                 try:
                     changelog_offset = await self._commit(cycle)
                 except CycleFailedError as error:
-                    self.failed_cycles += 1
-                    self.failure = str(error)
-                    await self._after_failure(partition, cycle, error)
+                    if not await self._after_failure(partition, cycle, error):
+                        self.failed_cycles += 1
+                        self.failure = str(error)
                     now_ms = self._read_clock(partition)
                     continue
                 metrics.transaction_seconds.observe(shared.monotonic() - decided)
@@ -332,8 +332,11 @@ class Runner:
 
     async def _after_failure(
         self, partition: Partition, cycle: Cycle, error: CycleFailedError
-    ) -> None:
-        """Undo the cycle; the topics it touched are checked before a job goes there again."""
+    ) -> bool:
+        """Undo the cycle; the topics it touched are checked before a job goes there again.
+
+        Returns whether all was as expected: jobs went out to find out which of them are refused.
+        """
         self._shared.metrics.transactions_aborted.inc()
         log.warning(
             "transaction aborted, the cycle is run again",
@@ -341,12 +344,17 @@ class Runner:
             error=str(error),
             egress_topics=sorted(cycle.egress_topics)[:5],
         )
-        for topic, words in error.refusals.items():
-            self._shared.directory.refuse(topic, f"records for it are refused ({words})")
+        is_expected = bool(error.refusals)
+        for topic, (words, of_record) in error.refusals.items():
+            if not partition.note_refusal(cycle, topic, words, of_record=of_record):
+                is_expected = False
+                self._shared.directory.refuse(topic, f"records for it are refused ({words})")
         if not error.refusals:
             self._shared.directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
-        await asyncio.sleep(RETRY_SECONDS)
+        if not is_expected:
+            await asyncio.sleep(RETRY_SECONDS)
+        return is_expected
 
     def _next_chunk(self) -> Chunk | None:
         """The records for one cycle; what makes room for more says so."""

@@ -15,11 +15,12 @@ from typing import Final
 import structlog
 
 from streamsched.core.destinations import Destination, Problem
+from streamsched.core.limits import REFUSED_REST_MS
 from streamsched.kafka.connection import Connection, KafkaAway
 from streamsched.kafka.egress_survey import ANSWER_SECONDS_MAX, EgressSurvey, unusable
 from streamsched.settings import Settings
 
-REFUSAL_SECONDS: Final = 15.0
+REFUSAL_SECONDS: Final = REFUSED_REST_MS / 1000
 """How long a topic whose records the broker refused is left alone before it is tried again."""
 
 IDLE_SECONDS: Final = 60.0

@@ -19,7 +19,7 @@ import orjson
 from streamsched.core import headers as h
 from streamsched.core.cycle import Chunk, Cycle, OutRecord
 from streamsched.core.destinations import Destination, Problem
-from streamsched.core.limits import MESSAGE_BYTES_MAX
+from streamsched.core.limits import MESSAGE_BYTES_MAX, REFUSED_REST_MS
 from streamsched.core.names import DEFAULT_TENANT, TopicNames
 from streamsched.core.partition import Partition
 from streamsched.core.placement import partition_for
@@ -47,6 +47,15 @@ class Record:
     offset: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Which records a broker refuses."""
+
+    topic: str
+    is_refused: Callable[[OutRecord], bool]
+    of_topic: bool
+
+
 class DriverDirectory:
     """Every topic exists and is good, until a test says otherwise."""
 
@@ -55,6 +64,7 @@ class DriverDirectory:
         self.version = 0
         self._topics: dict[str, Destination] = {}
         self._overrides: dict[str, Destination] = {}
+        self._rests: dict[str, int] = {}
 
     def lookup(self, topic: str) -> Destination | None:
         """The topic as a broker would show it."""
@@ -74,6 +84,18 @@ class DriverDirectory:
         """Let the topic be of a certain shape, without a problem."""
         self._overrides[topic] = Destination(topic, partitions, max_message_bytes)
         self.version += 1
+
+    def refuse(self, topic: str, detail: str, until_ms: int) -> None:
+        """Take the topic out of use until a moment: it looks good, but refuses records."""
+        self._rests[topic] = until_ms
+        self.break_topic(topic, Problem.REFUSES, detail)
+
+    def look(self, now_ms: int) -> None:
+        """Give topics that were refused another try when their time has come."""
+        for topic, until_ms in list(self._rests.items()):
+            if now_ms >= until_ms:
+                del self._rests[topic]
+                self.mend(topic)
 
     def mend(self, topic: str) -> None:
         """Take back `break_topic` and `set_topic`."""
@@ -101,6 +123,9 @@ class Driver:
         """All records produced, in the order of their transactions."""
         self.cycles: list[Cycle] = []
         """All cycles that were committed."""
+        self.aborted = 0
+        """How many cycles were aborted because the broker refused records."""
+        self._refusals: list[_Refusal] = []
         self.changelogs: list[list[tuple[bytes, bytes | None]]] = [[] for _ in range(partitions)]
         self._ingress: list[list[Record]] = [[] for _ in range(partitions)]
         self._make_store = store or (lambda _: MemoryStore())
@@ -159,6 +184,19 @@ class Driver:
         """Publish a settings record; returns why it is invalid, empty if it is not."""
         return self.pipe_settings(tenant.encode(), orjson.dumps(fields))
 
+    def refuse_records(
+        self, topic: str, is_refused: Callable[[OutRecord], bool], *, of_topic: bool = False
+    ) -> None:
+        """Let the broker refuse those records for `topic` of which `is_refused` says so.
+
+        With `of_topic` in the way of a topic that is at fault itself: rights, size, timestamps.
+        """
+        self._refusals.append(_Refusal(topic, is_refused, of_topic))
+
+    def take_records(self, topic: str) -> None:
+        """Take back `refuse_records`."""
+        self._refusals = [it for it in self._refusals if it.topic != topic]
+
     def unset_tenant(self, tenant: str = DEFAULT_TENANT) -> None:
         """Publish a tombstone for the tenant's settings."""
         self.pipe_settings(tenant.encode(), None)
@@ -200,13 +238,36 @@ class Driver:
         first = it.next_offset
         records = log[first : first + records_max]
         chunk = Chunk(first, first + len(records), records) if records else None
-        self._directory_seen[partition] = self.directory.version
-        cycle = it.run_once(self.now_ms, chunk)
+        for _ in range(CYCLES_PER_STEP_MAX):
+            self.directory.look(self.now_ms)
+            self._directory_seen[partition] = self.directory.version
+            cycle = it.run_once(self.now_ms, chunk)
+            if not self._is_refused(it, cycle):
+                break
+        else:
+            raise RuntimeError(f"refused {CYCLES_PER_STEP_MAX} times at {self.now_ms}")
         self._commit(partition, cycle)
         # After the clock went back, "at once" lies ahead of it.
         at_once = cycle.wake_at_ms <= cycle.now_ms
         self._wake_at_ms[partition] = self.now_ms if at_once else cycle.wake_at_ms
         return cycle
+
+    def _is_refused(self, partition: Partition, cycle: Cycle) -> bool:
+        """Whether the broker refused some of the cycle, which is then aborted."""
+        refused = {
+            refusal.topic: refusal
+            for refusal in self._refusals
+            if any(r.topic == refusal.topic and refusal.is_refused(r) for r in cycle.records)
+        }
+        for topic, refusal in refused.items():
+            of_record = not refusal.of_topic
+            if not partition.note_refusal(cycle, topic, "not taken", of_record=of_record):
+                detail = "records for it are refused (not taken)"
+                self.directory.refuse(topic, detail, cycle.now_ms + REFUSED_REST_MS)
+        if refused:
+            partition.abort(cycle)
+            self.aborted += 1
+        return bool(refused)
 
     def _step(self, partition: int) -> bool:
         """Run a cycle if there is reason to; returns whether there was."""

@@ -14,8 +14,10 @@ from streamsched.core import state
 from streamsched.core.cycle import Cycle
 from streamsched.core.draft import Draft
 from streamsched.core.ingest import Ingest
+from streamsched.core.limits import PROOFS_NEEDED
 from streamsched.core.partition import Partition
 from streamsched.core.store import DUE, META, Store
+from streamsched.core.trials import Trial
 from streamsched.engine.producer import CALL_SECONDS, CycleFailedError, PartitionProducer
 from streamsched.engine.runner import Runner
 from tests.sim.disk import Disk, SimStores
@@ -191,6 +193,16 @@ class AppliesLate(Runner):
         return cycle
 
 
+_refuse = Trial.refuse
+
+
+def _condemn_at_once(self: Trial, probe: Any, words: str, now_ms: int) -> None:
+    """Takes one refusal for the job's fault, without waiting for another job to be taken."""
+    _refuse(self, probe, words, now_ms)
+    for suspect in self.suspects.values():
+        suspect.proofs = PROOFS_NEEDED
+
+
 @dataclass(frozen=True)
 class Broken:
     """A broken protocol, where to look for the harm, and the words in which a judge tells it."""
@@ -233,6 +245,11 @@ BROKEN: dict[str, Broken] = {
     ),
     "row written under the cursor": _broken(
         Aim(), LOST, patches=((Ingest, "_schedule", _schedule_below_cursor),)
+    ),
+    "job given up for its topic": _broken(
+        Aim((), ("refuse",)),
+        "is undeliverable, but",
+        patches=((Trial, "refuse", _condemn_at_once),),
     ),
     "apply without the base check": _broken(
         Aim(("answer to commit is late",), ("rebalance",)),

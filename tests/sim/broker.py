@@ -34,6 +34,8 @@ class Broker:
         self.ids: dict[str, Coordinated] = {}
         self.transactions = 0
         self.on_append: dict[str, dict[Callable[[], None], None]] = {}
+        self.takes_poison: set[str] = set()
+        """Topics whose records are not checked."""
         self.marker_seconds_max = MARKER_SECONDS_MAX
 
     # --- topics ----------------------------------------------------------------------------

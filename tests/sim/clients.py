@@ -15,6 +15,9 @@ from tests.sim.faults import Faults
 from tests.sim.log import ABORTED, COMMITTED, Transaction
 
 MISSING = "topic is missing"
+POISON = b"poison"
+"""A payload that the broker's check refuses on every egress topic."""
+
 FENCED_AFTER_MISSING = 0.17
 """How often the abort after a missing topic ends with a fenced producer, as tried on a broker."""
 
@@ -255,6 +258,8 @@ class SimProducer:
             return KafkaError(KafkaError._MSG_TIMED_OUT, MISSING), None
         if found.refuses:
             return KafkaError(KafkaError.INVALID_RECORD, "records are refused"), None
+        if value == POISON and topic not in self._broker.takes_poison:
+            return KafkaError(KafkaError.INVALID_RECORD, "the record is refused"), None
         if not transaction.places:
             self._broker.register(self.identity, transaction)
         log = self._broker.place(topic, partition, key)

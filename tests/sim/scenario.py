@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streamsched.core import judging, trials
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.engine import ingress_buffer, runner
+from streamsched.kafka import directory
 from tests.property.strategies import SMALL_LIMITS as CORE_LIMITS
+from tests.sim.clients import POISON
 from tests.sim.judge import Judge
 from tests.sim.loop import SpinsError
 from tests.sim.protocol import Protocol
@@ -20,6 +23,11 @@ from tests.sim.world import REAL, Shape, World
 
 LOAD_SECONDS = 12.0
 QUIET_SECONDS_MAX = 90.0
+POISON_SECONDS_MAX = 180.0
+"""Until all is at rest where jobs are refused; each takes its tenant up to 20 s."""
+
+POISON_MAX = 4
+"""Jobs of a world that are refused; with more in a row, the topic would be taken to be at fault."""
 RATES = ("unlimited", "unlimited", "5/s", "2/s", "1/333ms", "3/2s", "20/s")
 
 CALL_FAULTS: dict[str, float] = {
@@ -55,6 +63,16 @@ SMALL_LIMITS: tuple[tuple[Any, str, Any], ...] = (
 """Bounds so small that a scenario's few jobs meet them."""
 
 
+SHORT_RESTS: tuple[tuple[Any, str, Any], ...] = (
+    (trials, "REFUSED_REST_MS", 1_500),
+    (judging, "REFUSED_REST_MS", 1_500),
+    (trials, "CONDEMNED_REST_MS", 300),
+    (trials, "PROOF_MS_MAX", 500),
+    (directory, "REFUSAL_SECONDS", 1.5),
+)
+"""What is refused is tried again while the scenario lasts."""
+
+
 @dataclass(frozen=True)
 class Aim:
     """Where a scenario looks, if it is not to look everywhere."""
@@ -63,6 +81,8 @@ class Aim:
     """Faults that strike at calls."""
     events: tuple[str, ...] = ()
     rates: tuple[str, ...] = RATES
+    poison: float | None = None
+    """How often a job is one that the broker refuses."""
 
 
 class Scenario:
@@ -86,6 +106,12 @@ class Scenario:
         )
         if rng.random() < 0.4:
             protocol = replace(protocol, patches=(*SMALL_LIMITS, *protocol.patches))
+        if rng.random() < 0.5:
+            protocol = replace(protocol, patches=(*SHORT_RESTS, *protocol.patches))
+        self.poison = rng.choice((0.0, 0.0, 0.05, 0.2))
+        if aim is not None and aim.poison is not None:
+            self.poison = aim.poison
+        self.poisoned = 0
         self.world = World(seed, shape, protocol, traces)
         self.tenants = [f"t{number}" for number in range(rng.choice((1, 2, 3)))]
         self.aim = aim
@@ -102,7 +128,7 @@ class Scenario:
             try:
                 world.run(LOAD_SECONDS)
                 inspect(world)
-                return verdict(world, self.tenants)
+                return verdict(world, self.tenants, is_poisoned=self.poisoned > 0)
             except SpinsError as error:
                 return [f"inside: {error}"]
 
@@ -179,7 +205,7 @@ class Scenario:
                         key=rng.choice((None, None, "k1", "k2")),
                         delay=rng.random() < 0.1,
                         partition=anywhere,
-                        payload=b"%d" % rng.randrange(1_000),
+                        payload=self._some_payload(),
                         headers=[("x", b"1"), ("x", None)] if rng.random() < 0.1 else None,
                     )
                 )
@@ -189,6 +215,12 @@ class Scenario:
                 records.append(world.bad(rng.randrange(world.shape.partitions)))
         way = rng.choices(("plain", "committed", "aborted"), (8, 1, 1))[0]
         world.produce(records, way)
+
+    def _some_payload(self) -> bytes:
+        if self.poisoned < POISON_MAX and self.rng.random() < self.poison:
+            self.poisoned += 1
+            return POISON
+        return b"%d" % self.rng.randrange(1_000)
 
     def _happening(self, kind: str) -> Callable[[], None]:
         """Something of a kind that happens to the world."""
@@ -255,16 +287,27 @@ class Scenario:
         world.at(soon + 0.1, self._happening(self.rng.choice(("crash", "lose disk", "rebalance"))))
 
 
-def verdict(world: World, tenants: Iterable[str]) -> list[str]:
-    """Mend everything, let all jobs leave, and judge."""
+def verdict(world: World, tenants: Iterable[str], *, is_poisoned: bool = False) -> list[str]:
+    """Mend everything, let all jobs leave, and judge.
+
+    With `is_poisoned` tenants go on sending: only by other jobs is it found out which are refused.
+    """
+    tenants = list(tenants)
     world.mend()
     for tenant in [*tenants, DEFAULT_TENANT]:
         world.publish(tenant, {"rate": "unlimited"})
-    end = world.loop.time() + QUIET_SECONDS_MAX
+    seconds = POISON_SECONDS_MAX if is_poisoned else QUIET_SECONDS_MAX
+    end = world.loop.time() + seconds
     while not world.is_quiet() and world.loop.time() < end:
+        if is_poisoned:
+            number = f"{world.loop.time():.0f}"
+            proofs = [
+                world.submit(tenant, f"proof-{number}", due_in_ms=-5_000) for tenant in tenants
+            ]
+            world.produce(proofs)
         world.run(2.0)
     if not world.is_quiet():
-        world.faults_seen.append(f"not at rest {QUIET_SECONDS_MAX:.0f} s after the last fault")
+        world.faults_seen.append(f"not at rest {seconds:.0f} s after the last fault")
     world.run(0.5)
     found = Judge(world).judge()
     for context in world.loop.unhandled:

@@ -114,6 +114,7 @@ class World:
             (self.names.events, 1),
         ):
             self.broker.create(name, partitions)
+            self.broker.takes_poison.add(name)
         self.hosts = [Host(number, self.loop.time, self.rng) for number in range(self.shape.hosts)]
         self.group = Group(self, self.shape.partitions)
         self.processes: list[SimProcess] = []
@@ -125,6 +126,8 @@ class World:
         self.faults_seen: list[str] = []
         """What the engine did that it must never do, as sentences."""
         self.published: list[Published] = []
+        self.mended: list[tuple[str, float]] = []
+        """Topics that take records again, and since when."""
         self.group_offsets: dict[int, int] = {}
         self.clock_ahead_ms_max = 0.0
         self.clock_behind_ms_max = 0.0
@@ -347,6 +350,8 @@ class World:
         """A topic that looks good refuses records, or takes them again."""
         found = self.broker.topics.get(topic)
         if found is not None:
+            if found.refuses and not refuses:
+                self.mended.append((topic, self.loop.time()))
             found.refuses = refuses
             self.note(None, f"{topic} {'refuses' if refuses else 'takes'} records")
 
