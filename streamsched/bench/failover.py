@@ -36,6 +36,9 @@ QUIET_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 25.0
 """After an event that does; the readers' view of it has to fit in here."""
 
+CAUGHT_MS: Final = 500
+"""What fell due so shortly before an event belongs to it."""
+
 NORMAL_MS: Final = 1_000.0
 RECEIVER_READY_SECONDS_MAX: Final = 30.0
 FLUSH_SECONDS_MAX: Final = 60.0
@@ -206,8 +209,9 @@ def _judged(
     event: Event, each: Sequence[tuple[int, float]], tenants: int, partitions: int
 ) -> BenchResult:
     """What became of the jobs that fell due around an event."""
-    # A job that was due just before can be caught by it as well.
-    affected = [(due, late) for due, late in each if event.at_ms - 500 <= due < event.until_ms]
+    # A job that was due just before an event can be caught by it as well.
+    first_ms, end_ms = event.at_ms - CAUGHT_MS, event.until_ms - CAUGHT_MS
+    affected = [(due, late) for due, late in each if first_ms <= due < end_ms]
     late = sorted(value for _, value in affected)
     return BenchResult(
         bench=f"failover: {event.name}",
