@@ -29,7 +29,7 @@ def test_jobs_around_an_event_are_judged_and_no_others() -> None:
         (AT_MS - 501, 7_000.0),
         (AT_MS - 500, 4_000.0),
         *second(1, 30.0),
-        (AT_MS + 9_000, 8_000.0),
+        (AT_MS + 8_500, 8_000.0),
     ]
     result = _judged(Event("kill", AT_MS, AT_MS + 9_000), each, 20, 4)
     assert (result.jobs, result.lateness_ms_max, result.lateness_ms_p50) == (101, 4_000.0, 30.0)
