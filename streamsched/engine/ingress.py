@@ -5,6 +5,7 @@ Everything here runs on the main event loop, but `admit` and `suspend`, which th
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -24,6 +25,9 @@ from streamsched.engine.partitions import (
 OUTSIDE_OF_GROUP: Final = -1
 FETCH_SECONDS: Final = 1.0
 """How long one look for records lasts; `wake` ends it."""
+IN_FLIGHT_SECONDS_MAX: Final = 3.0
+"""How long a chunk may be on its way through the frame's streams, which take a millisecond."""
+
 ANNOUNCE_RETRY_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
@@ -77,7 +81,8 @@ class _Lane:
 
     epoch: int = 0
     sought: bool = False
-    in_flight: int | None = None
+    in_flight: FetchedChunk | None = None
+    in_flight_since: float = 0.0
     delivery: asyncio.Task[None] | None = None
 
 
@@ -199,14 +204,30 @@ class PartitionIngress:
 
     async def next_chunks(self) -> Sequence[FetchedChunk]:
         """Chunks of partitions that want one, each marked as in flight."""
+        self._accept_overdue()
         idle = {p: lane for p, lane in self._lanes.items() if lane.sought and not lane.in_flight}
         wanted = frozenset(partition for partition in idle if self._owner.room(partition))
         seconds = FETCH_SECONDS if len(wanted) == len(idle) else ROOM_POLL_SECONDS
         fetched = await self._attached().fetch(wanted, seconds)
         current = [one for one in fetched if self._is_current(one)]
         for one in current:
-            self._lanes[one.chunk.partition].in_flight = one.epoch
+            lane = self._lanes[one.chunk.partition]
+            lane.in_flight, lane.in_flight_since = one, time.monotonic()
         return current
+
+    def _accept_overdue(self) -> None:
+        """Take chunks that the frame has lost on their way, without it.
+
+        Around a rebalance its streams and queues drop messages without a word, and the partition
+        would wait for its chunk for ever.
+        """
+        latest = time.monotonic() - IN_FLIGHT_SECONDS_MAX
+        for partition, lane in self._lanes.items():
+            overdue = lane.in_flight
+            if overdue is None or lane.delivery is not None or lane.in_flight_since > latest:
+                continue
+            log.warning("chunk got lost in the frame, taken without it", partition=partition)
+            self.accept(overdue)
 
     def accept(self, fetched: FetchedChunk) -> None:
         """Hand a chunk that came through the agent to the owner, in a task of its own.
@@ -216,7 +237,7 @@ class PartitionIngress:
         """
         chunk = fetched.chunk
         lane = self._lanes.get(chunk.partition)
-        if lane is None or lane.in_flight != fetched.epoch:
+        if lane is None or lane.in_flight is not fetched or lane.delivery is not None:
             return
         if not self._is_current(fetched):
             lane.in_flight = None
@@ -265,7 +286,7 @@ class PartitionIngress:
             if self.owns(chunk.partition, chunk.generation):
                 self.fail(error)
         finally:
-            lane.in_flight = None
+            lane.in_flight = lane.delivery = None
             self.wake()
 
     async def _announce(

@@ -70,9 +70,10 @@ def started(
             process.kill()
 
 
-def refusal(done: Done) -> str:
-    """The one sentence of a command that failed."""
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+def refusal(done: Done, status: int = 1) -> str:
+    """The one sentence of a command that ended with `status`."""
+    assert done.returncode == status, done.stderr
+    assert not done.stdout
     assert done.stderr.startswith("streamsched: ")
     assert done.stderr.count("\n") == 1
     return done.stderr.removeprefix("streamsched: ").rstrip("\n")

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from streamsched.core import headers as h
 from streamsched.core.limits import JOB_BYTES_MAX
 from streamsched.core.placement import partition_for
 from streamsched.core.rejection import Reason
-from tests.broker.installation import Installation, prepared
+from tests.broker.installation import Installation, installed, prepared
 from tests.broker.reading import header, headers_of, job_id, read_events
 from tests.broker.sending import Sender, tenants_of
 
@@ -199,36 +199,46 @@ async def send_in_one_batch(
         return [(await one).offset for one in sent]
 
 
+@pytest.fixture
+def own(kafka: str, tmp_path: Path) -> Iterator[Installation]:
+    """A scheduler whose topics nobody else reads.
+
+    The client that tests read with crashes when it is asked twice for headers it cannot read.
+    """
+    with installed(kafka, tmp_path) as running:
+        yield running
+
+
 def test_records_whose_headers_cannot_be_copied_are_refused_and_the_others_served(
-    shared: Installation, monkeypatch: pytest.MonkeyPatch
+    own: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names of headers that are no UTF-8, and so many headers that they do not fit beside ours."""
     # The compiled builder takes the text itself and never calls `encode`.
     in_python = default_records._DefaultRecordBatchBuilderPy
     for module in (message_accumulator, producer):
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", in_python)
-    [tenant] = tenants_of(PARTITION, shared.partitions, 1, "beside")
-    names = shared.names
+    [tenant] = tenants_of(PARTITION, own.partitions, 1, "beside")
+    names = own.names
     due_now = (h.DELAY_MS, b"0")
     good = [(tenant.encode(), b"%d" % i, [(h.ID, b"good-%d" % i), due_now]) for i in range(3)]
     no_text = (tenant.encode(), GOOD, [(NoText("?"), b"1"), (h.ID, b"no-text"), due_now])
     many = [("a", b"")] * 110_000 + [(h.ID, b"many"), due_now]
     offsets = asyncio.run(
-        send_in_one_batch(shared.kafka, names.jobs, PARTITION, [good[0], no_text, good[1]])
+        send_in_one_batch(own.kafka, names.jobs, PARTITION, [good[0], no_text, good[1]])
     )
-    shared.sender.record(tenant.encode(), GOOD, many, partition=PARTITION)
-    shared.sender.record(*good[2], partition=PARTITION)
-    shared.sender.flush()
-    served = shared.dispatched(tenant, 3)
+    own.sender.record(tenant.encode(), GOOD, many, partition=PARTITION)
+    own.sender.record(*good[2], partition=PARTITION)
+    own.sender.flush()
+    served = own.dispatched(tenant, 3)
     assert [job_id(m) for m in served] == ["good-0", "good-1", "good-2"]
-    [kept] = shared.committed(
+    [kept] = own.committed(
         names.rejected, 1, lambda m: header(m, h.ERROR_OFFSET) == str(offsets[1])
     )
     assert header(kept, h.ERROR_CODE) == Reason.HEADER_NOT_UTF8
     assert (kept.key(), kept.value()) == (tenant.encode(), GOOD)
     [event] = [
         event
-        for event in read_events(shared.kafka, names.events)
+        for event in read_events(own.kafka, names.events)
         if event["event"] == "rejected"
         and event["partition"] == PARTITION
         and event["offset"] > offsets[2]

@@ -242,4 +242,4 @@ def test_settings_are_published_changed_and_listed(run: Run, kafka: str, names: 
 )
 def test_what_the_contract_refuses_is_one_sentence(run: Run, words: list[str], said: str) -> None:
     """Values that the scheduler would not accept are refused before anything is published."""
-    assert said in refusal(run(*words))
+    assert said in refusal(run(*words), 2)

@@ -25,7 +25,7 @@ from streamsched.client import (
 )
 from streamsched.client.batch import CHUNK_JOBS_MAX
 from streamsched.core import headers as h
-from streamsched.core.limits import JOB_BYTES_MAX, MESSAGE_BYTES_MAX
+from streamsched.core.limits import HEADER_BYTES, JOB_BYTES_MAX, MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
 
 PARTITIONS = 4
@@ -159,6 +159,7 @@ def test_a_cancel_is_a_null_value_with_the_jobs_id(
 def test_the_largest_legal_job_is_delivered(client: Client) -> None:
     """The client's own limits leave room for a job of the greatest size."""
     room = JOB_BYTES_MAX - len("acme") - len(h.ID + "big") - len(h.DUE_AT + str(DUE_MS))
+    room -= 2 * HEADER_BYTES
     assert client.submit("acme", "big", bytes(room), due_at=DUE).offset == 0
     with pytest.raises(ValueError, match="at most"):
         client.submit("acme", "big", bytes(room + 1), due_at=DUE)

@@ -235,7 +235,7 @@ BROKEN: dict[str, Broken] = {
         producer=FencesLate,
     ),
     "limiter not in the transaction": _broken(
-        Aim((), ("lose disk",), ("2/s", "3/2s", "5/s")),
+        Aim((), ("lose disk",), ("1/s", "2/s", "1/2s"), 0.0),
         "dispatches in",
         patches=((Draft, "write_limiter", _write_limiter_locally),),
     ),
