@@ -203,6 +203,12 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     """
     if record.exc_info and isinstance(record.exc_info[1], StartError):
         return False  # Told by the worker; asyncio tells it again where nobody waited for it.
+    if (
+        record.name == "concurrent.futures"
+        and record.exc_info
+        and isinstance(record.exc_info[1], RuntimeError)
+    ):
+        return False  # At the end: a call to the reader's loop is cancelled when that has closed.
     message = str(record.msg)
     if not message.startswith(_SERVICE_MESSAGE):
         return True

@@ -33,3 +33,12 @@ def test_same_kind_of_trouble_is_told_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert is_told(said("streamsched.engine.runner", "partition begins again"))
     now[0] += worker.REPEAT_SECONDS
     assert is_told(said(rdkafka, template, "FAIL", "rdkafka#producer-2", "refused (after 3 ms)"))
+
+
+def test_call_to_a_loop_that_has_ended_is_no_news() -> None:
+    """It is cancelled while the process ends, and the loop that it was for is closed already."""
+    record = said("concurrent.futures", "exception calling callback for %r", "future")
+    assert worker._worth_telling(record)
+    error = RuntimeError("Event loop is closed")
+    record.exc_info = (RuntimeError, error, None)
+    assert not worker._worth_telling(record)
