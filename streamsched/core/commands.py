@@ -21,18 +21,8 @@ OP_SCHEDULE: Final = "schedule"
 OP_CANCEL: Final = "cancel"
 
 
-class IngressRecord(Protocol):
-    """What the core reads of a Kafka record; `timestamp` in ms, -1 or None where there is none."""
-
-    @property
-    def offset(self) -> int:
-        """Its place in the ingress partition."""
-        ...
-
-    @property
-    def timestamp(self) -> int | None:
-        """Milliseconds since the epoch."""
-        ...
+class SizedRecord(Protocol):
+    """What a record is made of, and its size."""
 
     @property
     def key(self) -> bytes | None:
@@ -47,6 +37,20 @@ class IngressRecord(Protocol):
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
         """In the producer's order, repeated ones included; `None` where a name is no UTF-8."""
+        ...
+
+
+class IngressRecord(SizedRecord, Protocol):
+    """What is read of a record of the ingress; aiokafka's `ConsumerRecord` passes for it."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in the ingress partition."""
+        ...
+
+    @property
+    def timestamp(self) -> int | None:
+        """Milliseconds since the epoch, -1 or `None` where there is none."""
         ...
 
 

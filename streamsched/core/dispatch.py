@@ -25,9 +25,6 @@ from streamsched.core.sweep import Sweep
 from streamsched.core.tenants import SETTINGS_INVALID, Tenant
 from streamsched.core.trials import Suspect, Trial
 
-_NO_TRIAL = Trial("", "")
-_NO_TRIAL.width = JOBS_PER_TENANT_PER_CYCLE_MAX
-
 
 class Dispatch:
     """Turns of one partition's tenants."""
@@ -229,16 +226,17 @@ class Dispatch:
                 tenant.waiting = True
                 return 0, limiter.next_ms(pace[0], at_ticks)
             most = min(most, allowed.jobs)
-        trial = self._base.trials.get(destination.topic) or _NO_TRIAL
-        most = min(most, trial.width_for(tenant.name))
-        aside = trial.aside(tenant.name, now_ms)
+        trial = self._base.trials.get(destination.topic)
+        aside: dict[int, Suspect] = {}
+        if trial is not None:
+            most = min(most, trial.width_for(tenant.name))
+            aside = trial.aside(tenant.name, now_ms)
         chosen, left, from_ready, is_late = self._line.choose(draft, tenant, most, aside)
         sticky = self._sticky(tenant, destination)
         sent = self._sending.run(draft, tenant, destination, sticky, partitions, chosen, at_ticks)
         if sent.too_large:
             self._park(tenant, destination.topic, Problem.TOO_SMALL, sent.too_large)
-        if trial is not _NO_TRIAL:
-            _note_probe(draft, tenant, trial, sent)
+        _note_probe(draft, tenant, trial, sent)
         left = [*chosen[sent.taken :], *left]
         self._line.settle(draft, tenant, chosen[: sent.taken], left, from_ready, aside)
         if sent.jobs and pace is not None:
@@ -269,9 +267,9 @@ class Dispatch:
         )
 
 
-def _note_probe(draft: Draft, tenant: Tenant, trial: Trial, sent: Sent) -> None:
-    """Say in the cycle what it sends to a topic on trial."""
-    if sent.last is None:
+def _note_probe(draft: Draft, tenant: Tenant, trial: Trial | None, sent: Sent) -> None:
+    """Say in the cycle what it sends to a topic, if that is on trial."""
+    if trial is None or sent.last is None:
         return
     due_ms, sequence, job_id = sent.last
     before = draft.cycle.probes.get(trial.topic)

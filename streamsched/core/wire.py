@@ -4,35 +4,13 @@ Header mode is used when a header of ours is present: the value is opaque and pa
 Otherwise the value is a JSON envelope, whose payload is passed on as it stood.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from streamsched.core import headers as names
-from streamsched.core.commands import Command, IngressRecord, Schedule
+from streamsched.core.commands import Command, IngressRecord, Schedule, SizedRecord
 from streamsched.core.envelope import decode_envelope
 from streamsched.core.header_mode import decode_header_mode
 from streamsched.core.limits import HEADER_BYTES, JOB_BYTES_MAX, MOVED_MARKS_BYTES_MAX
 from streamsched.core.rejection import Reason, Rejection
 from streamsched.core.state import Headers
-
-
-class SizedRecord(Protocol):
-    """What the size of a record is made of."""
-
-    @property
-    def key(self) -> bytes | None:
-        """As it is sent."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """As it is sent."""
-        ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
-        """As they are sent."""
-        ...
 
 
 def record_bytes(record: SizedRecord) -> int:

@@ -21,7 +21,15 @@ class Cluster:
     changelog_topic_id: str
     settings_topic_id: str
     changelog_delete_retention_ms: int
-    """How long a tombstone is readable: older local state may have missed some."""
+    """How long a tombstone is readable."""
+
+    @property
+    def state_age_ms_max(self) -> int:
+        """How old state may be, or how long the log be read, before tombstones may be missed.
+
+        Half of what they last: one half for the state, the other for reading the rest.
+        """
+        return self.changelog_delete_retention_ms // 2
 
 
 def inspect_cluster(settings: Settings) -> Cluster:

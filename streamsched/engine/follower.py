@@ -180,7 +180,7 @@ class Follower:
         The state itself may have been half of their retention old at the start; this is the rest.
         """
         behind_ms = self._shared.clock_ms() - self._as_of_ms
-        if behind_ms > self._shared.cluster.changelog_delete_retention_ms // 2:
+        if behind_ms > self._shared.cluster.state_age_ms_max:
             raise StoreCorrupt(
                 f"the standby of partition {self.number} is {behind_ms // 1000} s behind the "
                 "changelog, so it may have missed tombstones; it is rebuilt"

@@ -90,7 +90,7 @@ class OwnState:
 
     def _too_slow(self, result: ReplayResult) -> str:
         """Why what was read may lack tombstones: the log drops them while it is being read."""
-        limit_ms = self._shared.cluster.changelog_delete_retention_ms // 2
+        limit_ms = self._shared.cluster.state_age_ms_max
         if not result.records or result.seconds * 1_000 <= limit_ms:
             return ""
         return (

@@ -10,45 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from streamsched.core.commands import IngressRecord
+
 REVOKE_SECONDS_MAX: Final = 2.0
 """How long the rest of the group waits for an owner that gives up partitions."""
 
 ROOM_POLL_SECONDS: Final = 0.1
 """How late at most the frame notices that a partition has room, if nobody called `wake`."""
-
-
-class IngressRecord(Protocol):
-    """The fields of an aiokafka `ConsumerRecord` that may be relied on."""
-
-    @property
-    def offset(self) -> int:
-        """Position in the partition."""
-        ...
-
-    @property
-    def timestamp(self) -> int:
-        """Epoch milliseconds, -1 if none."""
-        ...
-
-    @property
-    def timestamp_type(self) -> int:
-        """0 set by the producer, 1 by the broker."""
-        ...
-
-    @property
-    def key(self) -> bytes | None:
-        """As received."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """As received."""
-        ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
-        """As received, in order; `None` where a header's name is no UTF-8."""
-        ...
 
 
 class PartitionLostError(Exception):

@@ -26,8 +26,8 @@ from mode.threads import WorkerThread
 
 from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES_MAX
 from streamsched.engine.ingress import FetchedChunk
-from streamsched.engine.partitions import IngressChunk, IngressRecord, PartitionLostError
-from streamsched.engine.unnamable import read_plainly
+from streamsched.engine.partitions import IngressChunk, PartitionLostError
+from streamsched.engine.unnamable import PlainRecord, read_plainly
 
 if TYPE_CHECKING:
     from streamsched.engine.transport import ChunkConsumer
@@ -317,7 +317,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             if mark is None or not self._is_assigned(tp):
                 continue
             try:
-                records = await consumer._fetcher.fetched_records(
+                fetched = await consumer._fetcher.fetched_records(
                     [tp], timeout=0, max_records=INGRESS_RECORDS_PER_CYCLE_MAX
                 )
             except OffsetOutOfRangeError as error:
@@ -331,41 +331,29 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
                     f"offset {mark.position} that cannot be read ({error}); install cramjam"
                 ) from error
             except UnicodeDecodeError:
-                chunk = await self._read_plainly_here(tp, mark, generation)
+                records = await self._read_plainly_here(tp, mark)
+                end = records[-1].offset + 1 if records else mark.position
             else:
+                records = fetched.get(tp, ())
                 end = consumer._subscription.subscription.assignment.state_value(tp).position
-                chunk = self._chunk(tp, mark, generation, end, records.get(tp, ()))
-            if chunk is not None:
-                taken.append(FetchedChunk(mark.epoch, chunk))
-                mark.position = chunk.end
+            if end == mark.position:
+                continue
+            chunk = IngressChunk(partition, generation, mark.position, end, records)
+            taken.append(FetchedChunk(mark.epoch, chunk))
+            mark.position = end
         return taken
 
-    @staticmethod
-    def _chunk(
-        tp: TopicPartition,
-        mark: _Mark,
-        generation: int,
-        end: int,
-        records: Sequence[IngressRecord],
-    ) -> IngressChunk | None:
-        if end == mark.position:
-            return None
-        return IngressChunk(tp.partition, generation, mark.position, end, records)
-
-    async def _read_plainly_here(
-        self, tp: TopicPartition, mark: _Mark, generation: int
-    ) -> IngressChunk | None:
+    async def _read_plainly_here(self, tp: TopicPartition, mark: _Mark) -> list[PlainRecord]:
         """What aiokafka cannot read: the name of a header is no UTF-8."""
-        position = mark.position
         loop = asyncio.get_running_loop()
         settings = self._frame.transport.settings
-        records = await loop.run_in_executor(None, read_plainly, settings, tp.partition, position)
-        is_current = self._marks.get(tp.partition) is mark and self._is_assigned(tp)
-        if not records or not is_current:
-            return None
-        end = records[-1].offset + 1
-        self._ensure_consumer().seek(tp, end)
-        return self._chunk(tp, mark, generation, end, records)
+        records = await loop.run_in_executor(
+            None, read_plainly, settings, tp.partition, mark.position
+        )
+        if not records or self._marks.get(tp.partition) is not mark or not self._is_assigned(tp):
+            return []
+        self._ensure_consumer().seek(tp, records[-1].offset + 1)
+        return records
 
     async def _leave_here(self) -> None:
         if self._closing is None:

@@ -38,7 +38,7 @@ def reason_to_rebuild(store: Reader, place: str, cluster: Cluster, now_ms: int) 
         # A standby notes it: where nothing happens, the position stands still.
         current_ms = max(current_ms, state.decode_now(value))
     age_ms = now_ms - current_ms
-    if age_ms > cluster.changelog_delete_retention_ms // 2:
+    if age_ms > cluster.state_age_ms_max:
         return f"it is {age_ms // 1000} s old, so it may have missed tombstones"
     return ""
 

@@ -23,7 +23,6 @@ class PlainRecord:
 
     offset: int
     timestamp: int
-    timestamp_type: int
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] | None
@@ -58,14 +57,11 @@ def read_plainly(settings: Settings, partition: int, offset: int) -> list[PlainR
 
 
 def _plain(message: Message) -> PlainRecord:
-    kind, timestamp = message.timestamp()
+    _, timestamp = message.timestamp()
     headers: list[tuple[str, bytes | None]] | None
     try:
         # It can also be a dictionary, by its types, but is not.
         headers = cast("list[tuple[str, bytes | None]] | None", message.headers()) or []
     except (SystemError, UnicodeDecodeError):
         headers = None
-    # librdkafka counts the kinds of timestamps from 1.
-    return PlainRecord(
-        message.offset() or 0, timestamp, kind - 1, message.key(), message.value(), headers
-    )
+    return PlainRecord(message.offset() or 0, timestamp, message.key(), message.value(), headers)
