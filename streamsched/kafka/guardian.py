@@ -23,10 +23,12 @@ import threading
 STOP_SECONDS = 15.0
 SUSPEND = signal.SIGUSR1
 RESUME = signal.SIGUSR2
+_HANDLED = {signal.SIGTERM, SUSPEND, RESUME}
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def _prepare_child() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
@@ -35,12 +37,15 @@ def main(command: list[str]) -> int:
     """Run `command` to its end; its exit status, negative for a signal."""
     # Ctrl-C is for the parent, which then closes the life line in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal that comes before its handler waits for it: whoever sends one may have seen that the
+    # child is up already.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     ended_read, ended_write = os.pipe()
     # The hook is safe here: this process has one thread.
     child = subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509
+        preexec_fn=_prepare_child,  # noqa: PLW1509
     )
 
     def terminate() -> None:
@@ -51,6 +56,7 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: terminate())
     signal.signal(SUSPEND, lambda *_: child.send_signal(signal.SIGSTOP))
     signal.signal(RESUME, lambda *_: child.send_signal(signal.SIGCONT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def announce_end() -> None:
         child.wait()
