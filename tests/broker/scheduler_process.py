@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tests.broker.cluster import await_condition
 
 READY_SECONDS_MAX = 60.0
 LIFE_SECONDS_MAX = 600
+
+LogLine = Mapping[str, Any]
 
 
 class SchedulerProcess:
@@ -150,6 +152,21 @@ class SchedulerProcess:
     def whole_log(self) -> str:
         """All that it wrote, over all its starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def log_lines(self, since: int = 0) -> list[LogLine]:
+        """The lines of its log from a size on."""
+        found: list[LogLine] = []
+        for line in self.whole_log()[since:].splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    found.append(entry)
+        return found
+
+
+def events_named(lines: Sequence[LogLine], name: str) -> list[LogLine]:
+    """The log lines of one kind."""
+    return [line for line in lines if line.get("event") == name]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Coming and going in the group: restarts in place, and rebalances one after the other."""
 
 import asyncio
-import json
 import random
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,22 +15,16 @@ from streamsched.core.placement import partition_for
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition
 from tests.broker.reading import await_records, job_id, read_topics
-from tests.broker.scheduler_process import SchedulerProcess
+from tests.broker.scheduler_process import SchedulerProcess, events_named
 from tests.broker.sending import Sender
 
 PARTITIONS = 4
 
 
-def events(process: SchedulerProcess, event: str) -> list[dict[str, object]]:
-    """Its log lines that say `event`."""
-    lines = [line for line in process.whole_log().splitlines() if line.startswith("{")]
-    return [line for line in map(json.loads, lines) if line["event"] == event]
-
-
 def owned(process: SchedulerProcess) -> set[int]:
     """The partitions that it was given last."""
-    assigned = events(process, "partitions assigned")
-    return set(assigned[-1]["partitions"]) if assigned else set()  # type: ignore[call-overload]
+    assigned = events_named(process.log_lines(), "partitions assigned")
+    return set(assigned[-1]["partitions"]) if assigned else set()
 
 
 @pytest.mark.timeout(240)
@@ -60,7 +53,7 @@ def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path
             return all(parts) and len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 4
 
         await_condition("both own a part", is_shared, 60, lambda: stays.log() + restarts.log())
-        before = len(events(stays, "partitions assigned"))
+        before = len(events_named(stays.log_lines(), "partitions assigned"))
         own = owned(restarts)
         sender = Sender(kafka, names)
         tenants = [f"tenant-{number}" for number in range(12)]
@@ -76,7 +69,7 @@ def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path
         egress = [names.egress(tenant) for tenant in tenants]
         await_records(kafka, egress, 2 * len(tenants), tell=restarts.log)
         assert len(read_topics(kafka, egress)) == 2 * len(tenants)
-        assert len(events(stays, "partitions assigned")) == before
+        assert len(events_named(stays.log_lines(), "partitions assigned")) == before
 
 
 async def throw_out(kafka: str, group: str, member_id: str) -> None:
@@ -126,7 +119,10 @@ def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
             return "".join(process.log() for process in processes)
 
         def assignments() -> list[int]:
-            return [len(events(process, "partitions assigned")) for process in processes]
+            return [
+                len(events_named(process.log_lines(), "partitions assigned"))
+                for process in processes
+            ]
 
         await_condition("both are members", lambda: len(members(admin, app_id)) == 2, 60, log)
         sent = 0

@@ -1,6 +1,5 @@
 """Hot standbys: a scheduler that follows takes over by the tail, and loses and repeats nothing."""
 
-import json
 import re
 import urllib.error
 import urllib.request
@@ -15,7 +14,7 @@ from streamsched.core.names import TopicNames
 from streamsched.kafka import admin
 from tests.broker.cluster import await_condition
 from tests.broker.reading import job_id, read_topics
-from tests.broker.scheduler_process import SchedulerProcess
+from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named
 from tests.broker.sending import Sender
 
 PARTITIONS = 4
@@ -52,11 +51,9 @@ def owned(process: SchedulerProcess) -> set[int]:
     return {int(n) for n in re.findall(r"^partition (\d+): ready$", verbose(process), re.MULTILINE)}
 
 
-def recoveries(process: SchedulerProcess) -> list[dict[str, int]]:
+def recoveries(process: SchedulerProcess) -> list[LogLine]:
     """Its log lines on recovered partitions."""
-    lines = [line for line in process.whole_log().splitlines() if line.startswith("{")]
-    found = [json.loads(line) for line in lines]
-    return [line for line in found if line["event"] == "partition recovered"]
+    return events_named(process.log_lines(), "partition recovered")
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from typing import Final
 
 from streamsched.kafka import admin
 from tests.broker.cluster import partition_count
+from tests.broker.scheduler_process import LogLine, events_named
 from tests.chaos import state_faults as state
 from tests.chaos.judge import Deletion
 from tests.chaos.load import DOOMED
-from tests.chaos.member import LogLine, events_named
 from tests.chaos.proof import demand
 from tests.chaos.world import PARTITIONS, World, now_ms
 

@@ -1,19 +1,13 @@
 """A scheduler with what chaos needs beside starting and killing it."""
 
-import contextlib
-import json
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tests.broker.scheduler_process import SchedulerProcess
-
-LogLine = Mapping[str, Any]
 
 
 class Member(SchedulerProcess):
@@ -59,23 +53,8 @@ class Member(SchedulerProcess):
         """Where its log ends now."""
         return len(self.whole_log())
 
-    def log_lines(self, since: int = 0) -> list[LogLine]:
-        """The lines of its log from a size on."""
-        found: list[LogLine] = []
-        for line in self.whole_log()[since:].splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict):
-                    found.append(entry)
-        return found
-
     def _own_processes(self) -> list[psutil.Process]:
         if self._process is None or self._process.poll() is not None:
             return []
         found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
         return found
-
-
-def events_named(lines: Sequence[LogLine], name: str) -> list[LogLine]:
-    """The log lines of one kind."""
-    return [line for line in lines if line.get("event") == name]

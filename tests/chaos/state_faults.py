@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.member import LogLine, Member, events_named
+from tests.broker.scheduler_process import LogLine, events_named
+from tests.chaos.member import Member
 from tests.chaos.proof import NotHappened, demand
 from tests.chaos.world import World
 

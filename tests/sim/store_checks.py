@@ -8,19 +8,8 @@ from streamsched.core.partition import Partition
 from streamsched.core.replay import Replay
 from streamsched.core.store import DUE, JOBS, META, READY, Store
 from streamsched.store.memory import MemoryStore
+from tests.property.model import rows_of
 from tests.sim.world import World
-
-TOP = b"\xff" * 300
-
-
-def rows_of(store: Store, family: str) -> dict[bytes, bytes]:
-    """Everything in one family."""
-    found: dict[bytes, bytes] = {}
-    with store.cursor(family, b"", TOP) as cursor:
-        while cursor.valid():
-            found[cursor.key()] = cursor.value()
-            cursor.next()
-    return found
 
 
 def rebuilt(world: World, partition: int, upto: int) -> MemoryStore:
