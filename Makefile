@@ -17,7 +17,7 @@ PARALLEL := -n 2 --dist worksteal -m "not serial"
 # `make chaos MINUTES=30 SEED=1`; without a seed a new one is drawn and told.
 MINUTES ?= 30
 SEED ?=
-BENCHES := baseline schedule dispatch lateness recovery failover
+BENCHES := baseline schedule dispatch lateness recovery failover isolation
 
 .PHONY: help setup test demo lint format types kafka test-unit test-broker sim chaos bench wheel clean
 

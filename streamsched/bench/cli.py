@@ -136,6 +136,18 @@ def failover(
     _show(output, lambda: bench_failover(tenants, partitions))
 
 
+@app.command()
+def isolation(
+    tenants: Tenants = 20,
+    partitions: Partitions = PARTITIONS,
+    output: Output = Format.TABLE,
+) -> None:
+    """How late jobs are beside tenants that flood, stand still, or send what is broken."""
+    from streamsched.bench.isolation import bench_isolation  # noqa: PLC0415 - as above
+
+    _show(output, lambda: bench_isolation(tenants, partitions))
+
+
 def _show(output: Format, measure: Callable[[], Sequence["BenchResult"]]) -> None:
     """Measure and print; Ctrl-C and SIGTERM end everything that was started."""
     try:

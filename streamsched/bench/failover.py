@@ -4,31 +4,23 @@ Two schedulers share the partitions and are standbys of each other. Jobs fall du
 read_committed consumer notes how late each of them is.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-import msgspec
-import orjson
-
-from streamsched.bench.child import Child
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, load_producer, tenant_names
+from streamsched.bench.load import Load, tenant_names
 from streamsched.bench.machine import machine
-from streamsched.bench.receiver import READY, Order, Received
 from streamsched.bench.result import BenchResult, job_parameters, percentile
 from streamsched.bench.scheduler import DISPATCHED, Scheduler
+from streamsched.bench.steady import LEAD_MS, SteadyProducer, receiving
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 
 JOBS_PER_SECOND: Final = 2_000
-LEAD_MS: Final = 2_000
-"""How long before its due time a job is produced."""
-
 LOAD_SECONDS: Final = 200
 QUIET_SECONDS: Final = 10.0
 """After an event that takes no partition from anybody, and before the first."""
@@ -40,8 +32,6 @@ CAUGHT_MS: Final = 500
 """What fell due so shortly before an event belongs to it."""
 
 NORMAL_MS: Final = 1_000.0
-RECEIVER_READY_SECONDS_MAX: Final = 30.0
-FLUSH_SECONDS_MAX: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,67 +101,14 @@ def bench_failover(tenants: int, partitions: int) -> list[BenchResult]:
         with Pair(cluster, names) as pair:
             pair.wait_ready()
             egress = [names.egress(tenant) for tenant in topics]
-            order = Order(cluster.bootstrap_servers, egress, jobs, LOAD_SECONDS + 60.0, True)
-            argument = orjson.dumps(asdict(order)).decode()
-            with Child("receiver", "streamsched.bench.receiver", [argument], cluster.folder) as own:
-                own.wait_until(
-                    lambda: own.output().startswith(READY), RECEIVER_READY_SECONDS_MAX, READY
-                )
+            seconds_max = LOAD_SECONDS + 60.0
+            with receiving(cluster, egress, jobs, seconds_max, with_each=True) as received:
                 load = Load(jobs, tenants, partitions, _now_ms() + LEAD_MS, LOAD_SECONDS * 1_000)
                 with SteadyProducer(cluster.bootstrap_servers, names.jobs, load):
                     events = _play(pair, load)
-                printed = own.wait_end(LOAD_SECONDS + 60.0)
+                each = received().each
         cluster.check_dispatched(names, topics, jobs)
-    received = msgspec.json.decode(printed.removeprefix(READY), type=Received)
-    return [_judged(event, received.each, tenants, partitions) for event in events]
-
-
-class SteadyProducer:
-    """A thread that produces each job of a load `LEAD_MS` before it is due; a context manager.
-
-    Leaving it waits until all were produced. Raises `BenchError` where one was refused.
-    """
-
-    def __init__(self, bootstrap_servers: str, topic: str, load: Load) -> None:
-        """Produces nothing yet."""
-        self._producer = load_producer(bootstrap_servers)
-        self._topic = topic
-        self._load = load
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="steady producer", daemon=True)
-        self._failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._stopping.set()
-        self._thread.join()
-        if kind is None and self._failures:
-            raise BenchError(f"jobs could not be written to {self._topic}: {self._failures[0]}")
-
-    def _run(self) -> None:
-        producer, load = self._producer, self._load
-        for index, (key, value) in enumerate(load.records()):
-            while (rest := load.due_of(index) - LEAD_MS - _now_ms()) > 0:
-                if self._stopping.wait(rest / 1_000):
-                    return
-                producer.poll(0)
-            producer.produce(
-                self._topic,
-                value,
-                key,
-                on_delivery=lambda error, _: self._failures.append(error.str()) if error else None,
-            )
-        if producer.flush(FLUSH_SECONDS_MAX):
-            self._failures.append("not all were acknowledged in time")
+    return [_judged(event, each, tenants, partitions) for event in events]
 
 
 def _play(pair: Pair, load: Load) -> list[Event]:

@@ -1,23 +1,19 @@
 """How late jobs are at their worker when many fall due together, and how soon one is accepted."""
 
 import time
-from dataclasses import asdict
 from typing import Final
-
-import msgspec
-import orjson
 
 from streamsched.bench.acknowledge import acknowledgement_ms
 from streamsched.bench.baseline import HOUR_MS
-from streamsched.bench.child import Child
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.dispatch import hold, start_with_topics_known
 from streamsched.bench.errors import BenchError
 from streamsched.bench.load import Load, tenant_names
 from streamsched.bench.machine import machine
-from streamsched.bench.receiver import READY, Order, Received
+from streamsched.bench.receiver import Received
 from streamsched.bench.result import BenchResult, job_parameters, percentile
 from streamsched.bench.scheduler import ACCEPTED, Scheduler
+from streamsched.bench.steady import receiving
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 
@@ -26,7 +22,6 @@ ACK_JOBS_PER_SECOND: Final = 1_000
 ACK_SECONDS: Final = 10
 ACK_STRETCHES: Final = 3
 """Only the last one counts."""
-RECEIVER_READY_SECONDS_MAX: Final = 30.0
 RECEIVE_SECONDS_MAX: Final = 120.0
 
 
@@ -40,22 +35,14 @@ def bench_lateness(jobs: int, tenants: int, partitions: int) -> list[BenchResult
         with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
             warm = start_with_topics_known(cluster, scheduler, names, load)
             acks = _acknowledge(cluster, scheduler, names, load, warm)
-            order = Order(
-                cluster.bootstrap_servers,
-                [names.egress(tenant) for tenant in topics],
-                jobs,
-                RECEIVE_SECONDS_MAX,
-            )
-            argument = orjson.dumps(asdict(order)).decode()
-            with Child("receiver", "streamsched.bench.receiver", [argument], cluster.folder) as own:
-                own.wait_until(
-                    lambda: own.output().startswith(READY), RECEIVER_READY_SECONDS_MAX, READY
-                )
+            egress = [names.egress(tenant) for tenant in topics]
+            with receiving(cluster, egress, jobs, RECEIVE_SECONDS_MAX) as noted:
                 hold(cluster, scheduler, names, load, warm + len(acks))
-                printed = own.wait_end(RECEIVE_SECONDS_MAX + RECEIVER_READY_SECONDS_MAX)
+                received = noted()
             scheduler.check_well()
             rss_mb = scheduler.rss_mb()
-    received = msgspec.json.decode(printed.removeprefix(READY), type=Received)
+        say("producer: the same with nobody who reads")
+        baseline_acks = _produce(cluster, names, load, ACK_STRETCHES)
     _check(received, jobs)
     return [
         BenchResult(
@@ -65,7 +52,10 @@ def bench_lateness(jobs: int, tenants: int, partitions: int) -> list[BenchResult
             lateness_ms_p50=received.lateness_ms_p50,
             lateness_ms_p99=received.lateness_ms_p99,
             lateness_ms_max=received.lateness_ms_max,
+            ack_ms_p50=percentile(acks, 50),
             ack_ms_p99=percentile(acks, 99),
+            baseline_ack_ms_p50=percentile(baseline_acks, 50),
+            baseline_ack_ms_p99=percentile(baseline_acks, 99),
             scheduler_rss_mb=rss_mb,
             parameters=job_parameters(partitions)
             | {
@@ -88,16 +78,21 @@ def _acknowledge(
     acks: list[float] = []
     for stretch in range(ACK_STRETCHES):
         say(f"producer: {ACK_JOBS_PER_SECOND} jobs/s for {ACK_SECONDS} s, {stretch + 1}")
-        later = Load(
-            count,
-            load.tenants,
-            load.partitions,
-            time.time_ns() // 1_000_000 + HOUR_MS,
-            id_prefix=f"later-{stretch}-",
-        )
-        acks = acknowledgement_ms(cluster.bootstrap_servers, names.jobs, later, ACK_JOBS_PER_SECOND)
+        acks = _produce(cluster, names, load, stretch)
         scheduler.wait_count(ACCEPTED, warm + (stretch + 1) * count)
     return acks
+
+
+def _produce(cluster: BenchCluster, names: TopicNames, load: Load, stretch: int) -> list[float]:
+    """One stretch of jobs that fall due much later."""
+    later = Load(
+        ACK_JOBS_PER_SECOND * ACK_SECONDS,
+        load.tenants,
+        load.partitions,
+        time.time_ns() // 1_000_000 + HOUR_MS,
+        id_prefix=f"later-{stretch}-",
+    )
+    return acknowledgement_ms(cluster.bootstrap_servers, names.jobs, later, ACK_JOBS_PER_SECOND)
 
 
 def _check(received: Received, jobs: int) -> None:

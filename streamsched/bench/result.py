@@ -31,8 +31,14 @@ class BenchResult:
     lateness_ms_max: float | None = None
     back_to_normal_seconds: float | None = None
     """From an event until jobs fell due of which 99 % came within a second, and went on so."""
-    ack_ms_p99: float | None = None
+    ack_ms_p50: float | None = None
     """From handing a job to a producer to the broker's acknowledgement."""
+    ack_ms_p99: float | None = None
+    baseline_ack_ms_p50: float | None = None
+    """The same on the same broker without a scheduler that reads."""
+    baseline_ack_ms_p99: float | None = None
+    lateness_ms_p99_alone: float | None = None
+    """The same tenants' lateness while nobody did what the figure is about."""
     pending: int | None = None
     """Jobs that were pending when the scheduler was killed, and again when it was ready."""
     seconds: float | None = None

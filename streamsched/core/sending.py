@@ -180,17 +180,13 @@ def _note_lateness(draft: Draft, tenant: Tenant, jobs: list[state.JobRow], at_ti
     now_ms = draft.now_ms
     pace = tenant.effective.pace
     free_since_ms = tenant.free_since_ms
-    ours: list[int] = []
-    theirs: list[int] = []
+    ours = draft.cycle.lateness_ms
+    theirs = draft.cycle.throttled_ms
     for number, job in enumerate(jobs):
         since_ms = max(job.accepted_ms, job.due_ms)
         eligible_ms = max(free_since_ms, since_ms)
         if pace is not None:
             turn_ms = limiter.next_ms(pace[0], limiter.spend(pace[0], at_ticks, number))
             eligible_ms = max(eligible_ms, turn_ms)
-        late_ms = now_ms - since_ms
-        ours_ms = now_ms - eligible_ms
-        ours.append(ours_ms)
-        theirs.append(late_ms - ours_ms)
-    draft.cycle.lateness_ms += ours
-    draft.cycle.throttled_ms += theirs
+        ours.append(now_ms - eligible_ms)
+        theirs.append(eligible_ms - since_ms)

@@ -227,8 +227,14 @@ def due_key(due_ms: int, tenant: bytes, sequence: int) -> bytes:
 
 def split_due_key(key: bytes) -> tuple[bytes, int, int]:
     """Tenant, due_ms and sequence of a key in `due`."""
-    ms, sequence = _DUE_TAIL.unpack_from(key, len(key) - 10)
+    ms, sequence = split_due_tail(key)
     return key[5:-11], int.from_bytes(key[:5], "big") * 1000 + ms, sequence
+
+
+def split_due_tail(key: bytes) -> tuple[int, int]:
+    """Milliseconds within its second, and sequence, of a key in `due`."""
+    ms, sequence = _DUE_TAIL.unpack_from(key, len(key) - 10)
+    return ms, sequence
 
 
 def after_group(key: bytes) -> bytes:

@@ -253,6 +253,7 @@ class Sweep:
         """
         second, name = group
         prefix = second.to_bytes(5, "big") + name.encode() + state.NUL
+        second_ms = second * 1000
         left = limit
         taken: list[tuple[int, int, bytes]] = []
         batch = draft.cycle.batch
@@ -262,7 +263,8 @@ class Sweep:
             key = cursor.key()
             if key[:-10] != prefix:
                 break
-            _, at_ms, sequence = state.split_due_key(key)
+            ms, sequence = state.split_due_tail(key)
+            at_ms = second_ms + ms
             if at_ms > now_ms or left <= 0:
                 self._note_run(group, at_ms, sequence, now_ms)
                 break

@@ -52,21 +52,9 @@ class Reader:
         self.incarnations: dict[str, int] = {}
         """How often each topic has been seen made again."""
         self._names = names
-        options: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
-        self._admin = AdminClient(options)
-        self._consumer = Consumer(
-            {
-                **options,
-                "group.id": f"{names.app_id}-chaos-reader",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                # A position that the broker does not know is a loss, never a reason to skip.
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 100,
-                "reconnect.backoff.max.ms": 500,
-                "topic.metadata.refresh.interval.ms": 2_000,
-            }
-        )
+        self._options: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
+        self._admin = AdminClient(self._options)
+        self._consumer = self._new_consumer()
         self._assigned: dict[Place, str] = {}
         self._gone: dict[str, str] = {}
         """Deleted topics with the ids that they had."""
@@ -141,6 +129,35 @@ class Reader:
             self._thread.join(END_SECONDS_MAX)
         self._consumer.close()
 
+    def _new_consumer(self) -> Consumer:
+        return Consumer(
+            {
+                **self._options,
+                "group.id": f"{self._names.app_id}-chaos-reader",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                # A position that the broker does not know is a loss, never a reason to skip.
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 100,
+                "reconnect.backoff.max.ms": 500,
+                "topic.metadata.refresh.interval.ms": 2_000,
+            }
+        )
+
+    def _forget_leaders(self) -> None:
+        """Go on where this reader is with a consumer that knows nothing of the topics.
+
+        The leader epochs of a topic that is made again begin anew, and librdkafka takes those
+        below the ones that it remembers for old news: it would never read such a topic.
+        """
+        known = self._consumer.position([TopicPartition(*place) for place in self._assigned])
+        for position in known:
+            if position.offset < 0:
+                position.offset = OFFSET_BEGINNING
+        self._consumer.close()
+        self._consumer = self._new_consumer()
+        self._consumer.assign(known)
+
     def _run(self) -> None:
         try:
             look_at = 0.0
@@ -173,6 +190,7 @@ class Reader:
         wanted = {names.jobs, names.tenant_settings, names.events, names.rejected}
         wanted.add(names.dead_letters)
         added: list[TopicPartition] = []
+        incarnations = sum(self.incarnations.values())
         for topic, found in self._consumer.list_topics(timeout=2).topics.items():
             if topic not in wanted and not topic.startswith(names.egress_prefix):
                 continue
@@ -183,7 +201,9 @@ class Reader:
                     number = self.incarnations.get(topic, 0)
                     self._assigned[topic, partition] = f"{topic}~{number}" if number else topic
                     added.append(TopicPartition(topic, partition, OFFSET_BEGINNING))
-        if added:
+        if sum(self.incarnations.values()) > incarnations:
+            self._forget_leaders()
+        elif added:
             self._consumer.incremental_assign(added)
 
     def _is_made_again(self, topic: str) -> bool:
