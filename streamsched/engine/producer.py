@@ -45,7 +45,13 @@ One is what a lost leader costs."""
 CALL_SECONDS: Final = 5.0
 """How long one call of the transactional API may block its thread before it is made again."""
 METADATA_SECONDS: Final = 1.0
-COMMIT_SECONDS_MAX: Final = 60.0
+COMMIT_SECONDS_MAX: Final = 15.0
+"""How long the end of a transaction is asked for; the broker ends it by itself after its timeout.
+
+A client may hold records for a topic that was just made again which it neither delivers nor gives
+up; it can then end nothing, and is given up itself.
+"""
+
 RETRY_SECONDS: Final = 0.25
 
 log = structlog.get_logger()
