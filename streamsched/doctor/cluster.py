@@ -64,7 +64,13 @@ def check_topics(subject: Subject) -> Verdict:
     """Whether our own topics are as a scheduler needs them."""
     settings = subject.settings
     faults = admin.check(settings, settings.names)
-    return worst(faults, [], f"all topics of {settings.app_id} are as needed")
+    cautions = [
+        f"topic {topic.topic} has {d.name} {d.found} where {d.wanted} is wanted: {d.remedy}"
+        for topic in admin.plan(settings, settings.names).topics
+        for d in topic.differences
+        if not d.blocking
+    ]
+    return worst(faults, cautions, f"all topics of {settings.app_id} are as needed")
 
 
 def check_rights(subject: Subject) -> Verdict:

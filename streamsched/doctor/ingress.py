@@ -196,7 +196,7 @@ def _tenant(message: Message, now_ms: int) -> str | None:
     """Whose record it is; `None` for one that is rejected, and for one that was moved already."""
     try:
         given = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-    except UnicodeDecodeError:
+    except (SystemError, UnicodeDecodeError):
         return None
     if any(name == headers.MOVED for name, _ in given):
         return None

@@ -10,6 +10,7 @@ The rules come from experiments on a real broker:
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, ThrottleEvent
 
 from streamsched.core.cycle import Cycle
 from streamsched.core.limits import MESSAGE_BYTES_MAX
@@ -39,6 +40,7 @@ CALL_SECONDS: Final = 5.0
 METADATA_SECONDS: Final = 1.0
 COMMIT_SECONDS_MAX: Final = 60.0
 RETRY_SECONDS: Final = 0.25
+QUOTA_TOLD_SECONDS: Final = 10.0
 
 log = structlog.get_logger()
 
@@ -125,9 +127,35 @@ class ConnectedProducer(Producer):
         super().init_transactions(timeout)
 
 
+class QuotaWatch:
+    """Says in the log that Kafka slows a producer down for its quota, once in a while.
+
+    Nothing else changes: the broker has taken what was sent and waits before it listens again.
+    """
+
+    def __init__(self, partition: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._partition = partition
+        self._monotonic = monotonic
+        self._told_at = -math.inf
+
+    def __call__(self, event: ThrottleEvent) -> None:
+        """Called by the client where a broker's answer says that it made us wait."""
+        if not event.throttle_time or self._monotonic() - self._told_at < QUOTA_TOLD_SECONDS:
+            return
+        self._told_at = self._monotonic()
+        log.warning(
+            "slowed down by a quota of Kafka's: jobs leave later; raise producer_byte_rate or "
+            "request_percentage of this user or client",
+            partition=self._partition,
+            broker=event.broker_name,
+            seconds=round(event.throttle_time, 2),
+        )
+
+
 def connect(settings: Settings, partition: int) -> Producer:
     """The client of one partition; connects in the background, and fences nobody yet."""
-    client = ConnectedProducer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+    config = producer_config(settings, partition) | {"throttle_cb": QuotaWatch(partition)}
+    client = ConnectedProducer(config, logger=LIBRDKAFKA_LOG)
     client.topic = settings.names.changelog
     return client
 
