@@ -1,5 +1,6 @@
 """What the cluster says once it answers: its brokers, our topics and rights, egress, the group."""
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -23,10 +24,18 @@ from streamsched.kafka import admin
 from streamsched.kafka.connection import KafkaAway, TopicFacts, refusal_text
 from streamsched.kafka.egress_survey import judge
 
-ANSWER_SECONDS_MAX: Final = 8.0
+ANSWER_SECONDS_MAX: Final = 10.0
 
 TOLD_MAX: Final = 5
 """Of what there may be thousands, so many are named and the rest is counted."""
+
+_NO_COORDINATOR_YET: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
 
 _READ: Final = ("Read", AclOperation.READ)
 _WRITE: Final = ("Write", AclOperation.WRITE)
@@ -74,7 +83,7 @@ def check_topics(subject: Subject) -> Verdict:
 
 
 def check_rights(subject: Subject) -> Verdict:
-    """Whether this user may do with our topics and our group what a scheduler does."""
+    """Whether this user may do with our topics what a scheduler does."""
     names = subject.settings.names
     wanted = _rights(names)
     existing = [topic for topic in wanted if topic in subject.metadata.topics]
@@ -88,8 +97,6 @@ def check_rights(subject: Subject) -> Verdict:
         for topic, future in described.items():
             found = subject.kafka.outcome(future, ANSWER_SECONDS_MAX)
             faults += _missing_rights(f"topic {topic}", wanted[topic], found)
-    group = _group(subject)
-    faults += _missing_rights(f"group {subject.settings.app_id}", (_READ,), group)
     unseen = len(wanted) - len(existing)
     rest = f"; {unseen} topics are not there to be asked about" if unseen else ""
     return worst(faults, [], f"what can be asked about is allowed{rest}")
@@ -124,13 +131,19 @@ def check_egress(subject: Subject) -> Verdict:
 
 
 def check_group(subject: Subject) -> Verdict:
-    """Whether schedulers run, and how many records of the ingress wait for them."""
+    """Whether schedulers may form a group and have, and how many records wait for them.
+
+    A broker that nobody has asked for a group yet makes its internal topic of groups now.
+    """
     group = _group(subject)
     app_id = subject.settings.app_id
     if isinstance(group, KafkaError):
         if group.code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ok(f"no scheduler of {app_id} has run yet")
         return failed(f"group {app_id} cannot be looked at ({refusal_text(group)}): grant Describe")
+    unmet = _missing_rights(f"group {app_id}", (_READ,), group)
+    if unmet:
+        return failed(unmet[0])
     if group.state is ConsumerGroupState.DEAD:
         return ok(f"no scheduler of {app_id} has run yet")
     lag = _lag(subject)
@@ -167,7 +180,7 @@ def _rights(names: TopicNames) -> dict[str, tuple[tuple[str, AclOperation], ...]
 def _missing_rights(what: str, wanted: Iterable[tuple[str, AclOperation]], found: Any) -> list[str]:
     """One sentence for all that may not be done with `what`, none where all may."""
     if isinstance(found, KafkaError):
-        if found.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}:
+        if found.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return []
         return [f"{what} may not be looked at ({refusal_text(found)}): grant Describe on it"]
     # Nothing listed stands for a broker that does not tell.
@@ -177,12 +190,20 @@ def _missing_rights(what: str, wanted: Iterable[tuple[str, AclOperation]], found
 
 
 def _group(subject: Subject) -> ConsumerGroupDescription | KafkaError:
+    """The group as its coordinator describes it, or the refusal; a new coordinator is waited for."""
     app_id = subject.settings.app_id
-    future = subject.kafka.client.describe_consumer_groups(
-        [app_id], include_authorized_operations=True, request_timeout=ANSWER_SECONDS_MAX
-    )[app_id]
-    found: ConsumerGroupDescription | KafkaError = subject.kafka.outcome(future, ANSWER_SECONDS_MAX)
-    return found
+    deadline = time.monotonic() + ANSWER_SECONDS_MAX
+    while True:
+        future = subject.kafka.client.describe_consumer_groups(
+            [app_id], include_authorized_operations=True, request_timeout=ANSWER_SECONDS_MAX
+        )[app_id]
+        found: ConsumerGroupDescription | KafkaError = subject.kafka.outcome(
+            future, ANSWER_SECONDS_MAX
+        )
+        is_passing = isinstance(found, KafkaError) and found.code() in _NO_COORDINATOR_YET
+        if not is_passing or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def _lag(subject: Subject) -> int:

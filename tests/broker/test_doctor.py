@@ -13,7 +13,7 @@ from streamsched.doctor.checks import CHECKS
 from streamsched.doctor.checkup import Finding, Outcome, Subject, examine
 from streamsched.kafka import admin as topics
 from streamsched.settings import Settings
-from tests.broker.cluster import create_topic
+from tests.broker.cluster import await_condition, create_topic
 from tests.broker.installation import Installation, prepared
 from tests.broker.program import environment_for, runner
 from tests.broker.sending import Sender
@@ -45,10 +45,16 @@ def _prepare(kafka: str, names: TopicNames) -> Sender:
     return Sender(kafka, names)
 
 
+def _answers_for_groups(admin: AdminClient, app_id: str) -> bool:
+    return admin.describe_consumer_groups([app_id])[app_id].exception(60) is None
+
+
 def test_cluster_without_topics_fails_and_stays_as_it_was(
     kafka: str, app_id: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """Missing topics fail with the command that makes them; nothing is made by looking."""
+    # The first question for a group has a new broker make its topic of groups, which takes time.
+    await_condition("groups can be asked for", lambda: _answers_for_groups(admin, app_id), 60)
     run = runner(environment_for(kafka, app_id), tmp_path)
     done = run("doctor", "-o", "json")
     assert done.stdout, done.stderr
