@@ -190,7 +190,7 @@ def _missing_rights(what: str, wanted: Iterable[tuple[str, AclOperation]], found
 
 
 def _group(subject: Subject) -> ConsumerGroupDescription | KafkaError:
-    """The group as its coordinator describes it, or the refusal; a new coordinator is waited for."""
+    """The group as its coordinator describes it, or the refusal; one that is new is waited for."""
     app_id = subject.settings.app_id
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while True:
