@@ -10,7 +10,7 @@ from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.kafka.embedded import EmbeddedKafka
 from tests.broker.cluster import await_condition, create_topic
 from tests.broker.installation import installed
-from tests.broker.reading import job_id
+from tests.broker.reading import await_records, job_id
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
 from tests.broker.test_console_tools import run_tool
@@ -134,7 +134,7 @@ def test_client_in_a_rack(cluster: EmbeddedKafka, tmp_path: Path) -> None:
 def quota(cluster: EmbeddedKafka) -> Iterator[None]:
     """A quota on every client of the broker, taken away in the end."""
     config = ("kafka.admin.ConfigCommand", "--bootstrap-server", cluster.bootstrap_servers)
-    names = {"producer_byte_rate": "60000", "consumer_byte_rate": "200000"}
+    names = {"producer_byte_rate": "100000", "consumer_byte_rate": "300000"}
     names |= {"request_percentage": "100"}
     entity = ("--alter", "--entity-type", "clients", "--entity-name", "throttled")
     added = ",".join(f"{name}={value}" for name, value in names.items())
@@ -151,11 +151,14 @@ def test_throttled_scheduler_goes_on_and_says_so(
     with installed(
         cluster.bootstrap_servers, tmp_path, partitions=PARTITIONS, kafka__client_id="throttled"
     ) as it:
-        ids = [str(number) for number in range(600)]
+        # Several seconds' worth of the quota, in a cycle or two.
+        ids = [str(number) for number in range(1_000)]
         for job in ids:
             it.sender.job("acme", job, value=b"x" * 1_000)
         it.sender.flush()
-        found = it.dispatched("acme", len(ids))
+        found = await_records(
+            it.kafka, [it.names.egress("acme")], len(ids), seconds=150, tell=it.process.log
+        )
         assert sorted(map(job_id, found)) == sorted(ids)
         await_condition(
             "the log tells of the quota",
