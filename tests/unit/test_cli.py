@@ -341,14 +341,32 @@ def test_quick_doctor_of_several_fails_with_one(pages: ThreadingHTTPServer) -> N
     )
 
 
-def test_quick_doctor_waits_for_nothing_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that takes the connection and then the answer's time is told as one that hangs."""
+def test_quick_doctor_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes the connection and says nothing is told as one that hangs."""
     monkeypatch.setattr(cli_pages, "HEALTH_SECONDS_MAX", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         status, out, _ = _run("doctor", "--quick", "--url", url)
     assert status == 1
     assert "no answer within 0.2 s" in out or "timed out" in out
+
+
+def test_quick_doctor_waits_for_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that hangs, which no timeout of a socket ends, is not waited for either."""
+    resolve, ended = socket.getaddrinfo, threading.Event()
+
+    def slow(*words: object, **options: object) -> object:
+        ended.wait(5)
+        return resolve(*words, **options)
+
+    monkeypatch.setattr(cli_pages, "HEALTH_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        status, out, _ = _run("doctor", "--quick", "--url", "http://127.0.0.1:1")
+    finally:
+        ended.set()
+    assert status == 1
+    assert "no answer within 0.2 s" in out
 
 
 def test_quick_doctor_must_know_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
