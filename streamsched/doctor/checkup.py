@@ -8,7 +8,7 @@ from ssl import SSLContext
 from confluent_kafka.admin import ClusterMetadata
 
 from streamsched.kafka.connection import Connection, KafkaProblem
-from streamsched.settings import Settings
+from streamsched.settings import Settings, SettingsError
 
 
 class Outcome(StrEnum):
@@ -137,5 +137,5 @@ def examine(subject: Subject, checks: Sequence[Check]) -> list[Finding]:
 def _look(check: Check, subject: Subject) -> Verdict:
     try:
         return check.look(subject)
-    except KafkaProblem as problem:
+    except (KafkaProblem, SettingsError) as problem:
         return failed(str(problem))
