@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS_MAX: Final = 5.0
 ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 
-HEALTH_SECONDS_MAX: Final = 3.5
+HEALTH_SECONDS_MAX: Final = 3.0
 """For both probes together; a container's engine gives the whole command a few seconds."""
 
 Urls = Annotated[
