@@ -58,6 +58,11 @@ class TopicFacts:
         """How old a record may be by its timestamp; brokers before 3.6 know no such limit."""
         return int(self.configs.get("message.timestamp.before.max.ms") or 2**63 - 1)
 
+    def number(self, name: str) -> int | None:
+        """A setting that is a whole number; `None` where the broker does not know it."""
+        value = self.configs.get(name)
+        return int(value) if value else None
+
     @property
     def max_message_bytes(self) -> int:
         """Largest batch of records that the topic takes."""

@@ -23,6 +23,7 @@ from streamsched.core.rejection import Reason
 from streamsched.core.tenant_settings import decode_settings
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID
 from streamsched.core.wire import decode
+from streamsched.doctor.checks import CHECKS
 from streamsched.engine.kafka_options import _EQUALS as KAFKA_OPTIONS
 from streamsched.engine.metrics import Metrics
 from streamsched.schema import SCHEMA_NAMES, load_schema
@@ -290,6 +291,12 @@ def test_commands_are_all_explained() -> None:
     text = read("README.md")
     for name in commands():
         assert f"`streamsched {name}`" in text, name
+
+
+def test_checks_of_the_doctor_are_all_explained() -> None:
+    """doctor.md has a row for each check, in their order, and no other."""
+    table = section(read("docs/doctor.md"), "The checks")
+    assert first_cells(table) == [check.name for check in CHECKS]
 
 
 def test_pages_of_the_web_are_all_explained() -> None:
