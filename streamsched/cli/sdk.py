@@ -37,7 +37,12 @@ def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
             raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
     try:
         config = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
-        with Client(settings.bootstrap_servers, settings.app_id, config) as client:
+        with Client(
+            settings.bootstrap_servers,
+            settings.app_id,
+            config,
+            tenant_ingress=settings.tenant_ingress,
+        ) as client:
             yield client
     except ValueError as error:
         raise UsageRefusedError(str(error)) from error
