@@ -37,6 +37,12 @@ ANSWER_SECONDS_MAX: Final = 10.0
 
 _APPLY_FIRST: Final = "run `streamsched topics apply`"
 
+_REMEDIES: Final = {
+    KafkaError.INVALID_REPLICATION_FACTOR: "ask for fewer copies with --replication-factor",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "give this user the right to create it",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "give this user the right to create topics",
+}
+
 # The length of the changelog is what a recovery without state reads, so it is compacted early and
 # in small steps. What is never compacted is the last segment of each partition, so segments are
 # small; a quiet partition closes its own after an hour. Records that are out of date are at most
@@ -263,9 +269,11 @@ _EVERYWHERE: Final = (
 def _plan(
     connection: Connection, names: TopicNames, partitions: int | None, copies: _Copies
 ) -> Plan:
+    connection.refuse_hopeless()
     # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
     cluster = connection.metadata(ANSWER_SECONDS_MAX)
-    own = [wanted.topic for wanted in _wanted(names, PARTITIONS) if wanted.topic in cluster.topics]
+    # By name: the list of all topics leaves out, without a word, those that we may not see.
+    own = [wanted.topic for wanted in _wanted(names, PARTITIONS)]
     facts: dict[str, TopicFacts] = {}
     for topic, found in connection.facts(own, ANSWER_SECONDS_MAX).items():
         if isinstance(found, TopicFacts):
@@ -383,7 +391,11 @@ def _create(connection: Connection, before: Plan) -> tuple[str, ...]:
         if refusal is None:
             created.append(topic)
         elif refusal.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise KafkaProblem(f"topic {topic} cannot be created: {refusal_text(refusal)}")
+            remedy = _REMEDIES.get(refusal.code())
+            raise KafkaProblem(
+                f"topic {topic} cannot be created: {refusal_text(refusal)}"
+                + (f"; {remedy}" if remedy else "")
+            )
     return tuple(created)
 
 
