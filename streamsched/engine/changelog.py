@@ -63,7 +63,7 @@ class ChangelogConsumer:
         self._consumer = Consumer(
             settings.client_config(
                 **{
-                    "group.id": f"{settings.app_id}-replay",
+                    "group.id": settings.names.group,
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",

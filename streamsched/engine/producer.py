@@ -88,7 +88,7 @@ def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
     """Options of the producer of one partition, in librdkafka's spelling; ours win."""
     return settings.client_config(
         **{
-            "transactional.id": f"{settings.app_id}-{partition}",
+            "transactional.id": settings.names.transactional_id(partition),
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             "message.timeout.ms": MESSAGE_TIMEOUT_MS,
             "message.max.bytes": MESSAGE_BYTES_MAX,

@@ -96,7 +96,7 @@ class SettingsReader:
         consumer = Consumer(
             self._settings.client_config(
                 **{
-                    "group.id": f"{self._settings.app_id}-settings",
+                    "group.id": self._settings.names.group,
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",

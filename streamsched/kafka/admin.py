@@ -23,6 +23,7 @@ from confluent_kafka.admin import (
 from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts, refusal_text
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
 Where = Settings | Mapping[str, Any]
@@ -192,17 +193,21 @@ def _plan(
     connection: Connection, names: TopicNames, partitions: int | None, replication_factor: int
 ) -> Plan:
     # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
-    existing = connection.metadata(ANSWER_SECONDS_MAX).topics
-    own = [wanted.topic for wanted in _wanted(names, PARTITIONS) if wanted.topic in existing]
+    connection.metadata(ANSWER_SECONDS_MAX)
+    # By their names: a topic that this user may not see is in no list, and is not missing.
+    own = [wanted.topic for wanted in _wanted(names, PARTITIONS)]
     facts: dict[str, TopicFacts] = {}
     for topic, found in connection.facts(own, ANSWER_SECONDS_MAX).items():
         if isinstance(found, TopicFacts):
             facts[topic] = found
-        elif found.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+        elif found.is_of_rights:
+            looking = (Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS)
+            missing = [operation for operation in looking if operation not in found.operations]
             raise KafkaProblem(
-                f"topic {topic} cannot be looked at ({refusal_text(found)}): "
-                "give this user the right to describe it and its configuration"
+                f"topic {topic} cannot be looked at: {lacks(missing, Resource(Kind.TOPIC, topic))}"
             )
+        elif not found.is_missing:
+            raise KafkaProblem(f"topic {topic} cannot be looked at: {refusal_text(found.error)}")
     ingress = facts.get(names.jobs) or facts.get(names.changelog)
     count = ingress.partitions if ingress else partitions or PARTITIONS
     plans = []
@@ -266,7 +271,9 @@ def _create(connection: Connection, before: Plan) -> tuple[str, ...]:
         if refusal is None:
             created.append(topic)
         elif refusal.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise KafkaProblem(f"topic {topic} cannot be created: {refusal_text(refusal)}")
+            raise KafkaProblem(
+                f"topic {topic} cannot be created: {_fault(refusal, topic, Operation.CREATE)}"
+            )
     return tuple(created)
 
 
@@ -291,10 +298,18 @@ def _correct(connection: Connection, before: Plan) -> tuple[str, ...]:
         refusal = connection.outcome(future, ANSWER_SECONDS_MAX)
         if isinstance(refusal, KafkaError):
             raise KafkaProblem(
-                f"configuration of topic {resource.name} cannot be changed: {refusal_text(refusal)}"
+                f"configuration of topic {resource.name} cannot be changed: "
+                + _fault(refusal, resource.name, Operation.ALTER_CONFIGS)
             )
         changed.append(resource.name)
     return tuple(changed)
+
+
+def _fault(refusal: KafkaError, topic: str, operation: Operation) -> str:
+    """Why the broker refuses an operation: in its words, or by the right that is missing."""
+    if refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return lacks([operation], Resource(Kind.TOPIC, topic))
+    return refusal_text(refusal)
 
 
 def _sentences(topic: TopicPlan) -> list[str]:
