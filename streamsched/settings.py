@@ -1,15 +1,22 @@
-"""Settings of a process: command line, then environment, then `streamsched.toml`, then defaults.
+"""Settings of a process, and where they come from; what is named first wins.
 
-An unknown setting is an error, in the file and in the environment alike.
+command line
+environment         STREAMSCHED_…
+folder of secrets   STREAMSCHED_SECRETS_DIR: a file each, named as the variable would be
+streamsched.toml    in the folder that the process was started in
+defaults
+
+An unknown setting is an error, wherever it stands.
 """
 
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -19,6 +26,10 @@ from streamsched.core.names import TopicNames
 
 ENV_PREFIX = "STREAMSCHED_"
 SETTINGS_FILE = Path("streamsched.toml")
+FROM_FILE = ".file"
+"""The end of a Kafka option's name that says that its value lies in the file that is named."""
+NO_FILE_PREFIX = "sasl.oauthbearer."
+"""Options of librdkafka's own that end so, and take the name of the file themselves."""
 
 
 class SettingsError(Exception):
@@ -29,7 +40,8 @@ class Settings(BaseSettings):
     """What every command needs to know.
 
     `kafka` holds client options in librdkafka's spelling (`security.protocol`, …). In the
-    environment a dot is written as an underscore: `STREAMSCHED_KAFKA__SECURITY_PROTOCOL`.
+    environment a dot is written as an underscore: `STREAMSCHED_KAFKA__SECURITY_PROTOCOL`. An
+    option with `.file` (`_FILE`) behind its name is read from that file, when settings are.
     """
 
     model_config = SettingsConfigDict(
@@ -37,6 +49,8 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         toml_file=SETTINGS_FILE,
+        # What was refused may be a password.
+        hide_input_in_errors=True,
     )
 
     bootstrap_servers: str = "localhost:9092"
@@ -46,7 +60,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
-    kafka: dict[str, str] = Field(default_factory=dict)
+    kafka: dict[str, str] = Field(default_factory=dict, repr=False)
+    secrets_dir: Path | None = None
     egress_topics_max: Annotated[int, Field(ge=1)] = 2_000
     egress_replication_factor: Annotated[int, Field(ge=-1)] = -1
     standby_replicas: Annotated[int, Field(ge=0)] = 1
@@ -62,8 +77,22 @@ class Settings(BaseSettings):
 
     def client_config(self, **extra: object) -> dict[str, Any]:
         """Options for a librdkafka client: address, the user's options, then `extra`."""
-        user = {k.replace("_", "."): v for k, v in self.kafka.items()}
-        return {"bootstrap.servers": self.bootstrap_servers, **user, **extra}
+        return {"bootstrap.servers": self.bootstrap_servers, **self.kafka, **extra}
+
+    @field_validator("kafka")
+    @classmethod
+    def _with_files_read(cls, given: dict[str, str]) -> dict[str, str]:
+        options: dict[str, str] = {}
+        for spelt, value in given.items():
+            name = spelt.replace("_", ".")
+            is_file = name.endswith(FROM_FILE) and not name.startswith(NO_FILE_PREFIX)
+            option = name.removesuffix(FROM_FILE) if is_file else name
+            if option in {"bootstrap.servers", "metadata.broker.list"}:
+                raise ValueError(f"{option} is not set here, but as bootstrap_servers")
+            if option in options:
+                raise ValueError(f"{option} is given twice: leave one of them out")
+            options[option] = _content(option, Path(value)) if is_file else value
+        return options
 
     @classmethod
     def settings_customise_sources(
@@ -75,8 +104,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of precedence, first wins."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        del dotenv_settings
+        toml = TomlConfigSettingsSource(settings_cls)
+        folders = (source().get("secrets_dir") for source in (init_settings, env_settings, toml))
+        folder = next(filter(None, folders), None)
+        if folder is None:
+            return init_settings, env_settings, toml
+        if not Path(folder).is_dir():
+            raise SettingsError(f"setting secrets_dir: there is no folder {folder}")
+        for file in sorted(Path(folder).iterdir()):
+            _refuse_unknown(file.name.upper(), f"file {file}")
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=folder)
+        return init_settings, env_settings, secrets, toml
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -84,15 +123,8 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises `SettingsError` with one sentence that names the setting.
     """
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     for variable in sorted(os.environ):
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        if variable.split("__", 1)[0] not in known:
-            raise SettingsError(
-                f"environment variable {variable} is no setting of streamsched; "
-                f"known ones: {', '.join(sorted(known))}"
-            )
+        _refuse_unknown(variable, f"environment variable {variable}")
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
@@ -103,6 +135,23 @@ def load_settings(**overrides: Any) -> Settings:
                 f"{where} (in {SETTINGS_FILE}) is no setting of streamsched; known ones: "
                 f"{', '.join(sorted(Settings.model_fields))}"
             ) from error
-        raise SettingsError(f"setting {where}: {first['msg']}") from error
+        fault = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"setting {where}: {fault}") from error
     except ValueError as error:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
+
+
+def _refuse_unknown(name: str, where: str) -> None:
+    """Raise `SettingsError` where `name` is meant for us and is none of ours."""
+    known = sorted(f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields)
+    if name.startswith(ENV_PREFIX) and name.split("__", 1)[0] not in known:
+        raise SettingsError(f"{where} is no setting of streamsched; known ones: {', '.join(known)}")
+
+
+def _content(option: str, file: Path) -> str:
+    try:
+        # An editor ends the last line, and no password ends with that.
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ValueError(f"{option} cannot be read from {file} ({fault})") from error

@@ -26,6 +26,11 @@ Nodes = Annotated[
     ),
 ]
 
+Secure = Annotated[
+    bool,
+    typer.Option("--secure", help="Ask for TLS and a password, and allow only what ACLs do."),
+]
+
 
 def broker_folder(settings: "Settings") -> Path:
     """Where the embedded Kafka keeps its data; no application id can be this name."""
@@ -37,12 +42,15 @@ def broker(
     settings: "Settings",
     port: Port = DEFAULT_PORT,
     nodes: Nodes = 1,
+    *,
+    secure: Secure = False,
 ) -> None:
     """Run a real Kafka in the foreground; nothing has to be installed for it.
 
     Prints its addresses on standard output once it is ready. SIGTERM or Ctrl-C stops it; its data
-    stays in the data folder. With 3 nodes or more, 3 have each record and 2 must.
+    stays in the data folder. With 3 nodes or more, 3 have each record and 2 must. A secured one
+    names the file with the settings for clients on standard error.
     """
     from streamsched.kafka.embedded import run_foreground  # noqa: PLC0415
 
-    run_foreground(broker_folder(settings), port, nodes=nodes)
+    run_foreground(broker_folder(settings), port, nodes=nodes, secure=secure)

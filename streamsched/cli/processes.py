@@ -121,5 +121,5 @@ def settings_environment(settings: "Settings") -> dict[str, str]:
 
     return {
         f"{ENV_PREFIX}{name.upper()}": str(value)
-        for name, value in settings.model_dump(exclude={"kafka"}).items()
+        for name, value in settings.model_dump(exclude={"kafka"}, exclude_none=True).items()
     }

@@ -1,11 +1,14 @@
-"""The user's Kafka options, which are spelt as librdkafka spells them, for aiokafka."""
+"""The user's Kafka options, which are spelt as librdkafka spells them, for aiokafka.
+
+All of them reach librdkafka, whose clients do all but one thing; aiokafka reads the ingress
+topic. What decides how to connect must reach both, or is refused. What only tunes librdkafka
+(`compression.type`, `socket.…`, `queued.…`) is left to it.
+"""
 
 from collections.abc import Callable, Mapping
-from ssl import CERT_NONE, SSLContext
 from typing import Any, Final
 
-from aiokafka.helpers import create_ssl_context
-
+from streamsched.kafka.client_options import check_options, speaks_tls, tls_context
 from streamsched.settings import Settings, SettingsError
 
 _EQUALS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
@@ -19,11 +22,11 @@ _EQUALS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "sasl.kerberos.service.name": ("sasl_kerberos_service_name", str),
     "metadata.max.age.ms": ("metadata_max_age_ms", int),
     "connections.max.idle.ms": ("connections_max_idle_ms", int),
-    "retry.backoff.ms": ("retry_backoff_ms", int),
 }
 _TLS: Final = frozenset(
     {
         "ssl.ca.location",
+        "ssl.ca.pem",
         "ssl.certificate.location",
         "ssl.key.location",
         "ssl.key.password",
@@ -32,24 +35,58 @@ _TLS: Final = frozenset(
     }
 )
 _MECHANISMS: Final = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"})
-_CONNECTION_PREFIXES: Final = ("security.", "sasl.", "ssl.", "enable.ssl.")
+_CONNECTION_PREFIXES: Final = (
+    *("security.", "sasl.", "ssl.", "enable.sasl.", "enable.ssl.", "https."),
+    *("broker.address.family", "client.dns.lookup", "plugin.library.paths"),
+)
+OUR_OWN: Final = frozenset(
+    {
+        "acks",
+        "allow.auto.create.topics",
+        "auto.offset.reset",
+        "batch.num.messages",
+        "batch.size",
+        "enable.auto.commit",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "fetch.min.bytes",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "group.id",
+        "group.instance.id",
+        "isolation.level",
+        "linger.ms",
+        "max.partition.fetch.bytes",
+        "message.max.bytes",
+        "message.timeout.ms",
+        "partitioner",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "queued.max.messages.kbytes",
+        "request.required.acks",
+        "retry.backoff.ms",
+        "session.timeout.ms",
+        "topic.metadata.refresh.fast.interval.ms",
+        "transaction.timeout.ms",
+        "transactional.id",
+    }
+)
+"""What the scheduler's clients say themselves, or its promises need as it is."""
 
 
 def aiokafka_options(settings: Settings) -> dict[str, Any]:
     """Arguments for an aiokafka client that connects as librdkafka would.
 
-    Options that only tune librdkafka (`linger.ms`, `statistics.interval.ms`, …) are left out.
-    Raises `SettingsError` for an option that decides how to connect and has no equal.
+    Raises `SettingsError` for an option that decides how to connect and has no equal, and for
+    one that the scheduler sets itself.
     """
-    user = {
-        name: value
-        for name, value in settings.client_config().items()
-        if name != "bootstrap.servers"
-    }
+    check_options(settings.kafka)
     options: dict[str, Any] = {
         "bootstrap_servers": [s.strip() for s in settings.bootstrap_servers.split(",")]
     }
-    for name, value in user.items():
+    for name, value in settings.kafka.items():
+        if name in OUR_OWN:
+            raise SettingsError(f"Kafka option {name} is set by the scheduler itself: leave it out")
         if name in _EQUALS:
             argument, parse = _EQUALS[name]
             try:
@@ -67,26 +104,6 @@ def aiokafka_options(settings: Settings) -> dict[str, Any]:
             f"Kafka option sasl.mechanism: {mechanism} is not supported; "
             f"use one of {', '.join(sorted(_MECHANISMS))}"
         )
-    if options.get("security_protocol", "").endswith("SSL"):
-        options["ssl_context"] = _tls_context(user)
+    if speaks_tls(settings.kafka):
+        options["ssl_context"] = tls_context(settings.kafka)
     return options
-
-
-def _tls_context(user: Mapping[str, str]) -> SSLContext:
-    try:
-        context: SSLContext = create_ssl_context(
-            cafile=user.get("ssl.ca.location"),
-            certfile=user.get("ssl.certificate.location"),
-            keyfile=user.get("ssl.key.location"),
-            password=user.get("ssl.key.password"),
-        )
-    except OSError as error:
-        raise SettingsError(
-            f"Kafka options ssl.*.location: a file cannot be read ({error})"
-        ) from error
-    if user.get("ssl.endpoint.identification.algorithm") == "none":
-        context.check_hostname = False
-    if user.get("enable.ssl.certificate.verification") == "false":
-        context.check_hostname = False
-        context.verify_mode = CERT_NONE
-    return context

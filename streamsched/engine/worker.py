@@ -184,6 +184,8 @@ def configure_logging(settings: Settings) -> None:
     for name in _FRAMEWORK_LOGGERS:
         quiet = logging.getLogger(name)
         quiet.setLevel(level if level <= logging.DEBUG else logging.WARNING)
+    # At debug it writes down each request, and the login by SASL PLAIN is one with the password.
+    logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     if level > logging.DEBUG:
         handler.addFilter(_worth_telling)
         handler.addFilter(_NotAgainYet())

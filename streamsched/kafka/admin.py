@@ -34,6 +34,10 @@ ANSWER_SECONDS_MAX: Final = 10.0
 
 _APPLY_FIRST: Final = "run `streamsched topics apply`"
 
+_REMEDIES: Final = {
+    KafkaError.INVALID_REPLICATION_FACTOR: "ask for fewer copies with --replication-factor",
+}
+
 # The length of the changelog is what a recovery without state reads, so it is compacted early and
 # in small steps. What is never compacted is the last segment of each partition, so segments are
 # small; a quiet partition closes its own after an hour. Records that are out of date are at most
@@ -192,9 +196,10 @@ def _wanted(names: TopicNames, partitions: int) -> tuple[_Wanted, ...]:
 def _plan(
     connection: Connection, names: TopicNames, partitions: int | None, replication_factor: int
 ) -> Plan:
+    connection.refuse_hopeless()
     # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
     connection.metadata(ANSWER_SECONDS_MAX)
-    # By their names: a topic that this user may not see is in no list, and is not missing.
+    # By name: the list of all topics leaves out, without a word, those that we may not see.
     own = [wanted.topic for wanted in _wanted(names, PARTITIONS)]
     facts: dict[str, TopicFacts] = {}
     for topic, found in connection.facts(own, ANSWER_SECONDS_MAX).items():
@@ -309,7 +314,8 @@ def _fault(refusal: KafkaError, topic: str, operation: Operation) -> str:
     """Why the broker refuses an operation: in its words, or by the right that is missing."""
     if refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return lacks([operation], Resource(Kind.TOPIC, topic))
-    return refusal_text(refusal)
+    remedy = _REMEDIES.get(refusal.code())
+    return refusal_text(refusal) + (f"; {remedy}" if remedy else "")
 
 
 def _sentences(topic: TopicPlan) -> list[str]:

@@ -58,6 +58,15 @@ def jvm_flags(nodes: int) -> tuple[str, ...]:
     return ("-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1", *common)
 
 
+def plain_properties(port: int, controller_port: int) -> dict[str, str]:
+    """Listeners that ask nobody who they are; nodes come to each other where clients come."""
+    clients = f"PLAINTEXT://{HOST}:{port}"
+    return {
+        "listeners": f"{clients},CONTROLLER://{HOST}:{controller_port}",
+        "advertised.listeners": clients,
+    }
+
+
 def replication_properties(nodes: int) -> dict[str, str]:
     """Every record on as many nodes as there are, three at most; of three, two must have it."""
     replicas = str(min(nodes, REPLICAS_MAX))

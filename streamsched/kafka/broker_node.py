@@ -27,10 +27,12 @@ from streamsched.kafka.broker_config import (
     Voter,
     jvm_flags,
     log_config_text,
+    plain_properties,
     properties_text,
     quorum_properties,
     replication_properties,
 )
+from streamsched.kafka.broker_security import BrokerSecurity
 
 FORMAT_SECONDS_MAX: Final = 60.0
 KILL_SECONDS_MAX: Final = 10.0
@@ -52,6 +54,7 @@ class BrokerNode:
         self.node_id = node_id
         self.folder = folder
         self.port = 0
+        self.peer_port = 0
         self.controller_port = 0
         self._nodes = 1
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,13 +79,19 @@ class BrokerNode:
     def _output(self) -> Path:
         return self.folder / "output.log"
 
-    def configure(self, voters: Sequence[Voter], extra: Mapping[str, str]) -> None:
+    def configure(
+        self, voters: Sequence[Voter], security: BrokerSecurity | None, extra: Mapping[str, str]
+    ) -> None:
         """Write the configuration of a node among `voters`; `extra` goes over what is usual."""
+        listeners = (
+            plain_properties(self.port, self.controller_port)
+            if security is None
+            else security.properties(self.port, self.peer_port, self.controller_port)
+        )
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(self.node_id),
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            **listeners,
             "controller.listener.names": "CONTROLLER",
             "log.dir": str(self._data),
             **DEVELOPER_PROPERTIES,

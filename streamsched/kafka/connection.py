@@ -17,11 +17,16 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
+from streamsched.kafka.client_options import check_options
+from streamsched.kafka.first_contact import fault_of
 from streamsched.kafka.rights import Operation
 from streamsched.settings import Settings
 
 # The settings of 25 topics cost about 5 ms of Python in one go; more would hold up other threads.
 TOPICS_PER_REQUEST_MAX: Final = 25
+
+LOGIN_SECONDS: Final = 2.0
+"""How long a request waits before it is looked whether the login was refused."""
 
 # librdkafka prints a line for each refused connection unless it is given a logger; its last
 # reason goes into our own sentence.
@@ -34,7 +39,7 @@ class KafkaProblem(Exception):
 
 
 class KafkaAway(KafkaProblem):
-    """No broker answers."""
+    """No broker answers, or none lets this user in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class TopicRefusal:
 class Connection:
     """An admin client with the reason of its last failure.
 
-    Raises `KafkaProblem` where a client option is wrong.
+    Raises `KafkaProblem` or `SettingsError` where a client option is wrong.
     """
 
     def __init__(self, where: Settings | Mapping[str, Any]) -> None:
@@ -94,26 +99,56 @@ class Connection:
             where.client_config() if isinstance(where, Settings) else dict(where)
         )
         self.address = str(config.get("bootstrap.servers", ""))
+        self._options = config
         self._reason = ""
+        self._login_refused = False
+        check_options(config)
+        own: dict[str, Any] = {
+            "error_cb": self._remember,
+            "reconnect.backoff.max.ms": 1000,
+        }
         try:
-            config |= {"error_cb": self._remember, "reconnect.backoff.max.ms": 1000}
-            self.client = AdminClient(config, logger=_SILENT)
+            self.client = AdminClient({**config, **own}, logger=_SILENT)
         except (KafkaException, TypeError, ValueError) as error:
             raise KafkaProblem(
                 f"Kafka's client does not accept its options ({_text(error)}): "
                 "correct STREAMSCHED_KAFKA__… or the table `kafka` in streamsched.toml"
             ) from error
 
+    def refuse_hopeless(self) -> None:
+        """Raise `KafkaProblem` for what waiting does not mend: TLS, a broker that is too old."""
+        fault = fault_of(self.address, self._options)
+        if fault:
+            raise KafkaProblem(fault)
+
     def metadata(self, seconds: float) -> ClusterMetadata:
-        """All topics with their partitions and leaders; raises `KafkaAway` after `seconds`."""
-        try:
-            return self.client.list_topics(timeout=seconds)
-        except KafkaException as error:
-            raise self.away(error, seconds) from error
+        """All topics with their partitions and leaders.
+
+        Raises `KafkaAway` after `seconds`, and as soon as it is clear that the login is refused.
+        """
+        first_seconds = min(seconds, LOGIN_SECONDS)
+        for wait_seconds in (first_seconds, seconds - first_seconds):
+            self._login_refused = False
+            try:
+                return self.client.list_topics(timeout=wait_seconds)
+            except KafkaException as error:
+                last = error
+                self.client.poll(0)
+            if self._login_refused:
+                break
+        raise self.away(last, seconds) from last
 
     def away(self, error: BaseException, seconds: float) -> KafkaAway:
         """The sentence for a request that got no answer."""
         self.client.poll(0)
+        if self._login_refused:
+            user = self._options.get("sasl.username", "")
+            return KafkaAway(
+                f"Kafka at {self.address} does not let user {user!r} in ({self._reason}): correct "
+                "STREAMSCHED_KAFKA__SASL_USERNAME, STREAMSCHED_KAFKA__SASL_PASSWORD (or "
+                "STREAMSCHED_KAFKA__SASL_PASSWORD_FILE) and STREAMSCHED_KAFKA__SASL_MECHANISM, or "
+                "have the user created"
+            )
         return KafkaAway(
             f"Kafka at {self.address} did not answer within {seconds:.0f} s "
             f"({self._reason or _text(error)}): start it (`streamsched broker` starts one), "
@@ -184,6 +219,7 @@ class Connection:
     def _remember(self, error: KafkaError) -> None:
         # "All brokers down" follows each real reason and says less.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._login_refused = error.code() == KafkaError._AUTHENTICATION  # noqa: SLF001
             self._reason = error.str()
 
 

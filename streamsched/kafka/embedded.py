@@ -18,7 +18,12 @@ from types import FrameType, TracebackType
 from typing import IO, Final, Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from streamsched.kafka import jars
 from streamsched.kafka.broker_config import HOST, Voter
@@ -29,6 +34,7 @@ from streamsched.kafka.broker_node import (
     is_free,
     new_cluster_id,
 )
+from streamsched.kafka.broker_security import ADMIN, MECHANISMS, BrokerSecurity
 from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progress
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
@@ -36,6 +42,8 @@ __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_
 START_SECONDS_MAX: Final = 60.0
 PORT_ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 0.5
+SCRAM_ITERATIONS: Final = 4_096
+"""The least that Kafka takes; enough for a password of this machine's."""
 
 
 class _PortTakenError(EmbeddedKafkaError):
@@ -47,7 +55,8 @@ class EmbeddedKafka:
 
     `port` is that of the first node, and the others follow it; 0 takes free ones, and keeps them
     through `stop()` and `start()` of the same object. Nodes have the ids 1 to `nodes`, and each
-    can be killed, suspended and stopped by itself; `start_node` starts it again.
+    can be killed, suspended and stopped by itself; `start_node` starts it again. A `secure` one
+    wants TLS and passwords, and allows only what an ACL does; see `client_options`, `add_user`.
     `properties` are broker settings that go over the built-in ones. `progress` is told of slow
     steps. A folder that was used before goes on with the data that is in it.
     """
@@ -58,6 +67,7 @@ class EmbeddedKafka:
         port: int = 0,
         nodes: int = 1,
         *,
+        secure: bool = False,
         properties: Mapping[str, str] | None = None,
         progress: Progress = print_progress,
     ) -> None:
@@ -69,11 +79,40 @@ class EmbeddedKafka:
         self._progress = progress
         self._nodes = [BrokerNode(i, self._data_dir / f"node-{i}") for i in range(1, nodes + 1)]
         self._lock: IO[str] | None = None
+        self.security = BrokerSecurity(self._data_dir / "security") if secure else None
+        """Its certificates and secrets, where it is a secured one."""
 
     @property
     def bootstrap_servers(self) -> str:
         """Addresses for clients, one of each node; only after `start()`."""
         return ",".join(f"{HOST}:{node.port}" for node in self._nodes)
+
+    @property
+    def client_options(self) -> dict[str, str]:
+        """Options of a librdkafka client that may do everything; only after `start()`."""
+        return {"bootstrap.servers": self.bootstrap_servers, **self._admin_options()}
+
+    def add_user(self, user: str, password: str) -> dict[str, str]:
+        """Let `user` come with `password`, who was not known or had another one; secured only.
+
+        Returns the options of a client that is this user, who may do only what ACLs say.
+        """
+        assert self.security is not None, "only a secured Kafka knows users"
+        peers = ",".join(f"{HOST}:{node.peer_port}" for node in self._nodes)
+        admin = AdminClient({"bootstrap.servers": peers, **self.security.node_options()})
+        for mechanism in MECHANISMS:
+            credential = UserScramCredentialUpsertion(
+                user,
+                ScramCredentialInfo(ScramMechanism[mechanism.replace("-", "_")], SCRAM_ITERATIONS),
+                password.encode(),
+            )
+            # One request each: in one, the second would be refused as a repetition.
+            [done] = admin.alter_user_scram_credentials([credential]).values()
+            done.result(START_SECONDS_MAX)
+        options = self.security.client_options(user, password)
+        # The controller knows the user now; each broker may take a moment longer.
+        self._await_ready(self._nodes, options)
+        return {"bootstrap.servers": self.bootstrap_servers, **options}
 
     @property
     def nodes(self) -> Sequence[BrokerNode]:
@@ -86,7 +125,7 @@ class EmbeddedKafka:
         Returns once clients are told of it; raises `EmbeddedKafkaError`.
         """
         node.launch(self._classpath())
-        self._await_ready([node])
+        self._await_ready([node], self._admin_options())
 
     def start(self) -> None:
         """Start and wait until it serves; raises `EmbeddedKafkaError` and leaves nothing behind."""
@@ -148,6 +187,10 @@ class EmbeddedKafka:
     ) -> None:
         self.stop()
 
+    def _admin_options(self) -> dict[str, str]:
+        security = self.security
+        return security.client_options(ADMIN, security.password) if security else {}
+
     def _classpath(self) -> str:
         try:
             return jars.broker_classpath(self._progress)
@@ -160,6 +203,8 @@ class EmbeddedKafka:
             for node in self._nodes:
                 node.folder.mkdir(parents=True, exist_ok=True)
             lock = (self._data_dir / "lock").open("a")
+            if self.security:
+                self.security.prepare()
         except OSError as error:
             raise EmbeddedKafkaError(
                 f"data folder {self._data_dir} cannot be written ({error}): "
@@ -188,14 +233,21 @@ class EmbeddedKafka:
             taken.add(node.port)
             node.controller_port = free_port(taken)
             taken.add(node.controller_port)
+            node.peer_port = free_port(taken)
+            taken.add(node.peer_port)
         voters = [Voter(node.node_id, node.controller_port) for node in self._nodes]
         for node in self._nodes:
-            node.configure(voters, self._properties)
+            node.configure(voters, self.security, self._properties)
         with ThreadPoolExecutor(len(self._nodes)) as pool:
             list(pool.map(lambda node: node.format(classpath, cluster_id), self._nodes))
         for node in self._nodes:
             node.launch(classpath)
-        self._await_ready(self._nodes)
+        if self.security:
+            self._await_ready(self._nodes, self.security.node_options(), to_peers=True)
+            self.add_user(ADMIN, self.security.password)
+            self.security.write_client_file(self.bootstrap_servers)
+        else:
+            self._await_ready(self._nodes, {})
 
     def _cluster_id(self) -> str:
         """The id of the cluster in the folder; refuses one with another number of nodes."""
@@ -221,8 +273,10 @@ class EmbeddedKafka:
             return port
         return previous if previous and is_free(previous) else free_port(taken)
 
-    def _await_ready(self, nodes: Sequence[BrokerNode]) -> None:
-        """Ask each of `nodes` for metadata until all of them are in it."""
+    def _await_ready(
+        self, nodes: Sequence[BrokerNode], client: Mapping[str, str], *, to_peers: bool = False
+    ) -> None:
+        """Ask each of `nodes` for metadata with these options until all of them are in it."""
         wanted = {node.node_id for node in nodes}
         # librdkafka prints each refused connection to standard error unless it has a logger.
         silent = logging.getLogger("streamsched.kafka.embedded.readiness")
@@ -231,8 +285,9 @@ class EmbeddedKafka:
         deadline = time.monotonic() + START_SECONDS_MAX
         for node in nodes:
             # The node itself: others may still count on it as it was before it was killed.
-            address = {"bootstrap.servers": f"{HOST}:{node.port}"}
-            admin = AdminClient({**address, **options}, logger=silent)
+            port = node.peer_port if to_peers else node.port
+            address = {"bootstrap.servers": f"{HOST}:{port}"}
+            admin = AdminClient({**address, **client, **options}, logger=silent)
             while not _knows(admin, wanted):
                 self._refuse_ended(nodes)
                 if time.monotonic() > deadline:
@@ -287,16 +342,27 @@ def _terminating_signals() -> Iterator[None]:
 
 
 def run_foreground(
-    data_dir: Path, port: int = 0, progress: Progress = print_progress, *, nodes: int = 1
+    data_dir: Path,
+    port: int = 0,
+    progress: Progress = print_progress,
+    *,
+    nodes: int = 1,
+    secure: bool = False,
 ) -> None:
     """Run until SIGTERM or SIGINT; prints the bootstrap addresses on standard output once ready.
 
-    Only from the main thread. Raises `EmbeddedKafkaError` when it cannot start or ends by itself.
+    Of a secured one `progress` is told the file with the settings for clients. Only from the main
+    thread. Raises `EmbeddedKafkaError` when it cannot start or ends by itself.
     """
-    kafka = EmbeddedKafka(data_dir, port, nodes, progress=progress)
+    kafka = EmbeddedKafka(data_dir, port, nodes, secure=secure, progress=progress)
     with _terminating_signals():
         try:
             kafka.start()
+            if kafka.security:
+                progress(
+                    f"settings for clients are in {kafka.security.client_file}: copy it to the "
+                    "folder that they are started in"
+                )
             print(kafka.bootstrap_servers, flush=True)
             while not kafka.wait(3600):
                 pass
