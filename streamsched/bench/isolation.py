@@ -38,6 +38,7 @@ WARM_UP_SECONDS: Final = 40
 """A broker that has just started still compiles its code."""
 
 STRETCH_SECONDS: Final = 15
+STRETCHES: Final = 9
 BACKLOG_JOBS: Final = 100_000
 BACKLOG_RATE: Final = "100/s"
 OFTEN_SECONDS: Final = 0.1
@@ -87,15 +88,20 @@ class Trouble:
             raise BenchError(f"the trouble has stopped by itself: {self._fault}")
 
     def all_kinds(self) -> Sequence[tuple[str, Callable[[], None]]]:
-        """Name and beginning of each kind."""
+        """Name and beginning of each kind; `STRETCHES` less the one in which there is none."""
         return (
-            ("a flood far over its rate", self.flood),
-            ("a paused tenant with a backlog", self.stand_still),
+            ("a flood far over its rate comes in", self.flood),
+            ("its backlog stands", self.wait),
+            ("a flood of a paused tenant comes in", self.stand_still),
+            ("both backlogs stand", self.wait),
             ("settings that never rest", self.change_often),
             ("broken settings", self.break_settings),
             ("broken records", self.send_broken_records),
             ("a broken egress topic", self.break_topic),
         )
+
+    def wait(self) -> None:
+        """Nothing new: what has begun goes on."""
 
     def flood(self) -> None:
         """A backlog that is due at once, of a tenant with a small rate."""
@@ -164,7 +170,7 @@ def bench_isolation(tenants: int, partitions: int) -> list[BenchResult]:
 
     Raises `BenchError` where a trouble has not happened, or a bystander's job is missing.
     """
-    seconds = WARM_UP_SECONDS + 8 * STRETCH_SECONDS
+    seconds = WARM_UP_SECONDS + (STRETCHES + 1) * STRETCH_SECONDS
     jobs = seconds * JOBS_PER_SECOND
     topics = tenant_names(tenants, partitions)
     with bench_cluster() as cluster:
@@ -189,20 +195,15 @@ def bench_isolation(tenants: int, partitions: int) -> list[BenchResult]:
 def _play(trouble: Trouble) -> list[Stretch]:
     stretches: list[Stretch] = []
 
-    def note(name: str, begin: Callable[[], None] | None = None) -> None:
+    say("warming up")
+    time.sleep(WARM_UP_SECONDS)
+    for name, begin in (("alone", trouble.wait), *trouble.all_kinds()):
         say(name)
         from_ms = _now_ms()
         until_ms = from_ms + STRETCH_SECONDS * 1_000
-        if begin is not None:
-            begin()
+        begin()
         time.sleep(max(0, until_ms - _now_ms()) / 1_000)
         stretches.append(Stretch(name, from_ms, until_ms))
-
-    say("warming up")
-    time.sleep(WARM_UP_SECONDS)
-    note("alone")
-    for name, begin in trouble.all_kinds():
-        note(name, begin)
     return stretches
 
 

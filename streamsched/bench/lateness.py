@@ -20,7 +20,7 @@ from streamsched.core.names import TopicNames
 SPREAD_MS: Final = 1_000
 ACK_JOBS_PER_SECOND: Final = 1_000
 ACK_SECONDS: Final = 10
-ACK_STRETCHES: Final = 3
+ACK_STRETCHES: Final = 7
 """Only the last one counts."""
 RECEIVE_SECONDS_MAX: Final = 120.0
 

@@ -1,14 +1,14 @@
 """How fast jobs that wait on the ingress topic are accepted, and what pending jobs cost."""
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from streamsched.bench.baseline import HOUR_MS, compared, run_baseline, warm_up
-from streamsched.bench.cluster import BenchCluster, bench_cluster
+from streamsched.bench.cluster import bench_cluster
 from streamsched.bench.load import Load, produce, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters
-from streamsched.bench.scheduler import ACCEPTED, BLOCK_CACHE, Scheduler
+from streamsched.bench.scheduler import ACCEPTED, BLOCK_CACHE, PENDING, Scheduler
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 from streamsched.store.rocks_options import CACHE_BYTES
@@ -38,57 +38,48 @@ def bench_schedule(jobs: int, tenants: int, partitions: int) -> list[BenchResult
 
 
 def bench_memory(tenants: int, partitions: int) -> list[BenchResult]:
-    """Memory of the scheduler's process at each of `MEMORY_PENDING` pending jobs."""
+    """Memory of the scheduler's process at each of `MEMORY_PENDING` pending jobs.
+
+    Of the process that has just taken in the last of them, and of one that was started with them.
+    """
     results = []
     with bench_cluster() as cluster:
         names = TopicNames("bench-memory")
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
-        with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
-            scheduler.wait_ready()
-            held = 0
-            for pending in MEMORY_PENDING:
-                _hold_more(
-                    cluster,
-                    scheduler,
-                    names,
-                    Load(
-                        pending - held,
-                        tenants,
-                        partitions,
-                        _now_ms() + HOUR_MS,
-                        id_prefix=f"to-{pending}-",
-                    ),
-                    pending,
-                )
-                held = pending
-                results.append(
-                    BenchResult(
-                        bench="memory",
-                        jobs=pending,
-                        tenants=tenants,
-                        scheduler_rss_mb=scheduler.rss_mb(),
-                        parameters=job_parameters(partitions)
-                        | _memory_parameters()
-                        | {"block_cache_mb": scheduler.counter(BLOCK_CACHE) // _MIB},
-                        machine=machine(),
-                    )
-                )
-            scheduler.check_well()
+        held = 0
+        for pending in MEMORY_PENDING:
+            prefix, due_at_ms = f"to-{pending}-", _now_ms() + HOUR_MS
+            load = Load(pending - held, tenants, partitions, due_at_ms, id_prefix=prefix)
+            say(f"scheduler: up to {pending} pending jobs")
+            with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
+                produce(cluster.bootstrap_servers, names.jobs, load)
+                scheduler.wait_count(PENDING, pending)
+                results.append(_memory("memory: jobs taken in", scheduler, load, pending))
+            say("scheduler: started again with them")
+            with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
+                scheduler.wait_count(PENDING, pending)
+                results.append(_memory("memory: jobs found", scheduler, load, pending))
+            held = pending
     return results
 
 
-def _hold_more(
-    cluster: BenchCluster, scheduler: Scheduler, names: TopicNames, load: Load, pending: int
-) -> None:
-    say(f"scheduler: up to {pending} pending jobs")
-    produce(cluster.bootstrap_servers, names.jobs, load)
-    scheduler.wait_count(ACCEPTED, pending)
+def _memory(bench: str, scheduler: Scheduler, load: Load, pending: int) -> BenchResult:
     # What is still in flight when the last job is accepted is no cost of pending jobs.
     time.sleep(SETTLE_SECONDS)
-
-
-def _memory_parameters() -> dict[str, Any]:
-    return {"block_cache_mb_max": CACHE_BYTES // _MIB, "settle_seconds": SETTLE_SECONDS}
+    scheduler.check_well()
+    return BenchResult(
+        bench=bench,
+        jobs=pending,
+        tenants=load.tenants,
+        scheduler_rss_mb=scheduler.rss_mb(),
+        parameters=job_parameters(load.partitions)
+        | {
+            "block_cache_mb": scheduler.counter(BLOCK_CACHE) // _MIB,
+            "block_cache_mb_max": CACHE_BYTES // _MIB,
+            "settle_seconds": SETTLE_SECONDS,
+        },
+        machine=machine(),
+    )
 
 
 def _now_ms() -> int:

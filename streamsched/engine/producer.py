@@ -5,6 +5,9 @@ The rules come from experiments on a real broker:
 * A commit that timed out is committed again, never aborted: an abort would answer a conflict.
 * Any exception of `produce()` fails the cycle. Swallowed, the commit would go through without
   that record, and a job would be lost.
+* A topic that was deleted and made again has leader epochs that begin anew. librdkafka takes what
+  it is told of such a topic for old news, and sends to the former leader for ever: only a new
+  client finds the new one.
 * A fatal error, fencing included, does not say that somebody else owns the partition: a
   transaction that timed out fences its own producer. The caller asks the group, not the error.
 """
@@ -34,10 +37,21 @@ Smaller batches mean more requests in flight over many topics, and librdkafka's 
 several times the CPU on them: 36 us a job over 200 topics at 128 KiB, 11 us at this size.
 """
 
+TIMEOUTS_IN_A_ROW_MAX: Final = 2
+"""Transactions in a row whose records were not delivered in time, before a new client is tried.
+
+One is what a lost leader costs."""
+
 CALL_SECONDS: Final = 5.0
 """How long one call of the transactional API may block its thread before it is made again."""
 METADATA_SECONDS: Final = 1.0
-COMMIT_SECONDS_MAX: Final = 60.0
+COMMIT_SECONDS_MAX: Final = 15.0
+"""How long the end of a transaction is asked for; the broker ends it by itself after its timeout.
+
+A client may hold records for a topic that was just made again which it neither delivers nor gives
+up; it can then end nothing, and is given up itself.
+"""
+
 RETRY_SECONDS: Final = 0.25
 
 log = structlog.get_logger()
@@ -53,6 +67,9 @@ _REFUSALS_OF_TOPICS: Final = frozenset(
     }
 )
 """Answers to a record that will be the same next time, whatever else is in the transaction."""
+
+_NOT_IN_TIME: Final = frozenset({KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
+"""What a commit answers when a record was not delivered within `MESSAGE_TIMEOUT_MS`."""
 
 _REFUSALS_OF_RECORDS: Final = frozenset({KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION})
 """As these, but perhaps not to another record: a schema check or a policy of the broker's looks
@@ -153,6 +170,7 @@ class PartitionProducer:
         self._watches = False
         """Whether every record's fate is looked at; only after a failure, because it costs."""
         self._refusals: dict[str, Refusal] = {}
+        self._timeouts_in_a_row = 0
 
     async def fence(self, is_wanted: Callable[[], bool]) -> bool:
         """End the transaction of whoever had the partition before; first of all, and once.
@@ -197,6 +215,7 @@ class PartitionProducer:
             raise CycleFailedError(f"produce: {exception}") from exception
         await self._commit()
         self._watches = False
+        self._timeouts_in_a_row = 0
         if self._changelog_offset < 0:
             raise ProducerLostError("committed, but the broker did not tell the changelog offset")
         return self._changelog_offset + 1
@@ -255,6 +274,7 @@ class PartitionProducer:
                 if error.txn_requires_abort():
                     await self._abort()
                     self._watches = True
+                    self._count_timeouts(error)
                     raise CycleFailedError(f"commit: {error.str()}", self._refusals) from exception
                 if error.fatal() or not error.retriable() or self._monotonic() > deadline:
                     raise ProducerLostError(f"commit: {error.str()}") from exception
@@ -265,6 +285,17 @@ class PartitionProducer:
                 )
             else:
                 return
+
+    def _count_timeouts(self, error: KafkaError) -> None:
+        if error.code() not in _NOT_IN_TIME:
+            self._timeouts_in_a_row = 0
+            return
+        self._timeouts_in_a_row += 1
+        if self._timeouts_in_a_row >= TIMEOUTS_IN_A_ROW_MAX:
+            raise ProducerLostError(
+                f"commit: {error.str()}, {self._timeouts_in_a_row} times in a row; a new client "
+                "looks for the leaders anew"
+            )
 
     async def _abort(self) -> None:
         deadline = self._monotonic() + COMMIT_SECONDS_MAX

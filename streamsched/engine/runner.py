@@ -306,6 +306,10 @@ class Runner:
             if cycle.needs_transaction:
                 try:
                     changelog_offset = await self._commit(cycle)
+                except ProducerLostError:
+                    # The next producer's first cycle must not run into the same topic.
+                    shared.directory.suspect(cycle.egress_topics)
+                    raise
                 except CycleFailedError as error:
                     if not await self._after_failure(partition, cycle, error):
                         self.failed_cycles += 1

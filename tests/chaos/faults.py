@@ -148,21 +148,13 @@ def outage(world: World, seconds: float) -> str:
 
 def delete_topic(world: World) -> str:
     """A tenant's topic is deleted while jobs go there; the scheduler makes it again."""
+    return _delete(world, world.names.egress(world.random.choice(DOOMED)))
+
+
+def delete_moved_topic(world: World) -> str:
+    """The same with a topic that has lost its leader: its next epochs are below those known."""
     topic = world.names.egress(world.random.choice(DOOMED))
-    before = admin.topic_ids(world.admin, [topic])
-    demand(before, f"{topic} was not there to be deleted")
-    number = world.reader.incarnations.get(topic, 0)
-    began_ms = now_ms()
-    world.reader.expect_deletion(topic)
-    world.admin.delete_topics([topic])[topic].result(30)
-    world.reader.note_deletion(topic, before[topic])
-    world.deletions.append(Deletion(topic, began_ms, now_ms() + DELETION_SHOWS_MS))
-    world.await_true(f"{topic} is there again", lambda: partition_count(world.admin, topic) == 1)
-    world.await_true(
-        f"jobs leave for the new {topic}", lambda: _dispatched_to(world, f"{topic}~{number + 1}")
-    )
-    world.await_calm()
-    return f"{topic} was deleted and made again, and jobs went there"
+    return f"{_kill_leader(world, topic, 0)}; {_delete(world, topic)}"
 
 
 def share_folder(world: World) -> str:
@@ -207,6 +199,7 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
         Fault("kill changelog leader", kill_changelog_leader, "broker", 3),
         Fault("kill egress leader", kill_egress_leader, "broker", 3),
         Fault("delete topic", delete_topic, "topic"),
+        Fault("delete moved topic", delete_moved_topic, "broker", 3),
         Fault("lose state", state.lose_state, "state"),
         Fault("corrupt manifest", state.corrupt_manifest, "state"),
         Fault("corrupt tables", state.corrupt_tables, "state"),
@@ -217,6 +210,23 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
 
 
 # --- parts of faults ---------------------------------------------------------------------------
+
+
+def _delete(world: World, topic: str) -> str:
+    before = admin.topic_ids(world.admin, [topic])
+    demand(before, f"{topic} was not there to be deleted")
+    number = world.reader.incarnations.get(topic, 0)
+    began_ms = now_ms()
+    world.reader.expect_deletion(topic)
+    world.admin.delete_topics([topic])[topic].result(30)
+    world.reader.note_deletion(topic, before[topic])
+    world.deletions.append(Deletion(topic, began_ms, now_ms() + DELETION_SHOWS_MS))
+    world.await_true(f"{topic} is there again", lambda: partition_count(world.admin, topic) == 1)
+    world.await_true(
+        f"jobs leave for the new {topic}", lambda: _dispatched_to(world, f"{topic}~{number + 1}")
+    )
+    world.await_calm()
+    return f"{topic} was deleted and made again, and jobs went there"
 
 
 def _kill_leader(world: World, topic: str, partition: int) -> str:

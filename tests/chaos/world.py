@@ -160,9 +160,9 @@ class World:
     def await_calm(self) -> None:
         """Wait until every scheduler works, each partition has one, and dispatches flow."""
         self.await_true("every partition is worked on and dispatches flow", self._is_calm)
-        self.reader.check()
 
     def _is_calm(self) -> bool:
+        self.reader.check()
         self._supervise()
         if not self.kafka.running():
             return False

@@ -1,0 +1,86 @@
+"""What failures of a transaction make of the producer of a partition."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from streamsched.core.cycle import Cycle
+from streamsched.engine.producer import (
+    TIMEOUTS_IN_A_ROW_MAX,
+    CycleFailedError,
+    PartitionProducer,
+    ProducerLostError,
+)
+
+NOT_DELIVERED = KafkaError(
+    KafkaError._TIMED_OUT, "1 message(s) timed out on egress [0]", txn_requires_abort=True
+)
+REFUSED = KafkaError(KafkaError.INVALID_RECORD, "refused", txn_requires_abort=True)
+
+
+class Client:
+    """A client whose commits end as told, the last way for ever; `None` is a success."""
+
+    def __init__(self, *ends: KafkaError | None) -> None:
+        self._ends = list(ends)
+        self._tell: Any = None
+
+    def begin_transaction(self) -> None:
+        pass
+
+    def abort_transaction(self, _seconds: float) -> None:
+        pass
+
+    def produce(self, *_: object, on_delivery: Any = None, **__: object) -> None:
+        self._tell = on_delivery or self._tell
+
+    def produce_batch(self, _topic: str, batch: list[object], **_: object) -> int:
+        return len(batch)
+
+    def commit_transaction(self, _seconds: float) -> None:
+        end = self._ends.pop(0) if len(self._ends) > 1 else self._ends[0]
+        if end is not None:
+            raise KafkaException(end)
+        self._tell(None, Delivered())
+
+
+class Delivered:
+    """The last changelog record of a committed transaction."""
+
+    def offset(self) -> int:
+        return 41
+
+
+def outcomes(*ends: KafkaError | None, commits: int) -> list[str]:
+    """What each of so many commits came to."""
+    cycle = Cycle(0, 0, changelog=[(b"position", b"")])
+    found: list[str] = []
+
+    async def commit_all() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            producer = PartitionProducer(cast("Producer", Client(*ends)), 0, "changelog", executor)
+            for _ in range(commits):
+                try:
+                    found.append(str(await producer.commit(cycle)))
+                except (CycleFailedError, ProducerLostError) as error:
+                    found.append(type(error).__name__)
+
+    asyncio.run(commit_all())
+    return found
+
+
+def test_a_client_that_cannot_deliver_is_given_up() -> None:
+    """It may remember a leader that a topic made again does not have, and never forget it."""
+    assert TIMEOUTS_IN_A_ROW_MAX == 2
+    assert outcomes(NOT_DELIVERED, commits=2) == ["CycleFailedError", "ProducerLostError"]
+
+
+@pytest.mark.parametrize("between", [None, REFUSED], ids=["a commit", "another failure"])
+def test_only_timeouts_in_a_row_count(between: KafkaError | None) -> None:
+    """A lost leader costs one now and then, and its client finds the next one by itself."""
+    found = outcomes(NOT_DELIVERED, between, NOT_DELIVERED, None, commits=4)
+    assert "ProducerLostError" not in found
+    assert found[-1] == "42"
