@@ -43,6 +43,7 @@ def inspect_cluster(settings: Settings) -> Cluster:
     names = settings.names
     try:
         connection = Connection(settings)
+        connection.refuse_hopeless()
         # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
         connection.metadata(ANSWER_SECONDS_MAX)
         # Before the topics: who may not see one takes it for missing.

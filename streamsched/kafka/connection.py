@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Node, TopicCollection
 from confluent_kafka.admin import (
-    AclOperation,
     AdminClient,
     ClusterMetadata,
     ConfigResource,
@@ -243,7 +243,7 @@ def _facts_of(description: TopicDescription, configs: Mapping[str, Any]) -> Topi
     )
 
 
-def _allowed(listed: Iterable[AclOperation] | None) -> frozenset[Operation]:
+def _allowed(listed: Iterable[Enum] | None) -> frozenset[Operation]:
     """The operations of a broker's list; all where it does not tell, and will when it is asked."""
     names = {operation.name.replace("_", "") for operation in listed or ()}
     return frozenset(one for one in Operation if not names or one.value.upper() in names)

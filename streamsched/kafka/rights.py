@@ -5,7 +5,6 @@ Kafka implies Describe in Read and Write, and DescribeConfigs in AlterConfigs, s
 listed beside them.
 """
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,6 +51,11 @@ class Resource:
     kind: Kind
     name: str
     prefixed: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """How the name is meant, as Kafka spells it."""
+        return "prefixed" if self.prefixed else "literal"
 
     def __str__(self) -> str:
         """For a sentence."""
@@ -117,29 +121,37 @@ def rights_of(
 
 def kafka_acls_commands(
     rights: Iterable[Right], principal: str, bootstrap_servers: str
-) -> list[str]:
-    """Command lines of Kafka's own tool that grant `rights` to `principal`.
+) -> list[tuple[list[Right], list[str]]]:
+    """Words of Kafka's own command that grant `rights` to `principal`, after what each grants.
 
-    One for all resources of a kind with the same operations: each starts a Java.
+    One for all resources of a kind with the same operations: each starts a Java. The file
+    `admin.properties` has the options of a client that may grant.
     """
+    rights = list(rights)
     operations: dict[Resource, list[Operation]] = {}
     for right in rights:
         operations.setdefault(right.resource, []).append(right.operation)
-    alike: dict[tuple[Kind, bool, tuple[Operation, ...]], list[str]] = {}
-    for resource, allowed in operations.items():
-        key = (resource.kind, resource.prefixed, tuple(allowed))
-        alike.setdefault(key, []).append(resource.name)
+    alike: dict[tuple[Kind, bool, tuple[Operation, ...]], list[Right]] = {}
+    for right in rights:
+        resource = right.resource
+        key = (resource.kind, resource.prefixed, tuple(operations[resource]))
+        alike.setdefault(key, []).append(right)
     return [
-        shlex.join(
+        (
+            granted,
             [
                 *("kafka-acls.sh", "--bootstrap-server", bootstrap_servers),
                 *("--command-config", "admin.properties", "--add", "--allow-principal", principal),
-                *(word for operation in allowed for word in ("--operation", operation.value)),
-                *(word for name in resource_names for word in (f"--{kind}", name)),
+                *(word for one in allowed for word in ("--operation", one.value)),
+                *(
+                    word
+                    for name in dict.fromkeys(right.resource.name for right in granted)
+                    for word in (f"--{kind}", name)
+                ),
                 *(("--resource-pattern-type", "prefixed") if prefixed else ()),
-            ]
+            ],
         )
-        for (kind, prefixed, allowed), resource_names in alike.items()
+        for (kind, prefixed, allowed), granted in alike.items()
     ]
 
 

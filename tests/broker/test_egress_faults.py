@@ -305,7 +305,7 @@ def test_forbidden_topic(tmp_path: Path) -> None:
             ]
             for future in admin.create_acls(rules).values():
                 future.result(10)
-            unconfigured(it, "forbidden", Problem.FORBIDDEN, "grant this scheduler Write")
+            unconfigured(it, "forbidden", Problem.FORBIDDEN, "lacks Write on topic")
             await_progress(it, traffic)
             everything = AclBindingFilter(
                 ResourceType.TOPIC,
