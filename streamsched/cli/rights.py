@@ -90,7 +90,15 @@ def show_rights(
         for role, principal in _principals(principals, settings.app_id)
     ]
     if output is Format.JSON:
-        show_json({"rights": [_row(*one, right) for *one, rights in granted for right in rights]})
+        show_json(
+            {
+                "rights": [
+                    _row(who, principal, right)
+                    for who, principal, rights in granted
+                    for right in rights
+                ]
+            }
+        )
         return
     for role, principal, rights in granted:
         _show_script(role, principal, rights, settings.bootstrap_servers)

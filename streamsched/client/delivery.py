@@ -10,6 +10,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamsched.client.connection import Connection
+from streamsched.client.faults import writing_fault
 from streamsched.client.jobs import Job, Record, Submitted
 
 POLL_SECONDS: Final = 0.1
@@ -26,7 +27,6 @@ _REMEDIES: Final = {
     KafkaError._PURGE_INFLIGHT: (  # noqa: SLF001
         "the client was closed first; submit it again under the same id"
     ),
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "give this user the right to write to it",
     KafkaError.MSG_SIZE_TOO_LARGE: (
         "raise the topic's max.message.bytes with `streamsched topics apply`"
     ),
@@ -55,6 +55,7 @@ class DeliveryError(Exception):
         remedy = _REMEDIES.get(error.code())
         if error.fatal():
             remedy = "this client cannot go on; make a new one"
+        remedy = writing_fault(error, record.topic) or remedy
         super().__init__(
             f"{what} not delivered to {record.topic}: {self.reason}"
             + (f"; {remedy}" if remedy else "")
