@@ -10,7 +10,8 @@ import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.shared_broker import SharedBroker, address_of_shared_broker
+from tests.connecting import client_options, remember
+from tests.shared_broker import SharedBroker, options_of_shared_broker
 
 TIERS = frozenset({"unit", "property", "sim", "broker", "chaos"})
 """Folders under tests/; each is a marker of the same name."""
@@ -30,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kafka",
         default="embedded",
-        metavar="embedded|HOST:PORT",
-        help="the Kafka that tests run on: one of their own (default), or a running one",
+        metavar="embedded|secure|HOST:PORT",
+        help="the Kafka that tests run on: one of their own (default), one with TLS and passwords, "
+        "or a running one",
     )
     group.addoption(
         "--rebalances",
@@ -51,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     seed = config.getoption("--seed")
     config.stash[SEED] = random.SystemRandom().getrandbits(32) if seed is None else seed
-    config.stash[BROKER] = SharedBroker()
+    config.stash[BROKER] = SharedBroker(secure=config.getoption("--kafka") == "secure")
     config.stash[BROKER_SOCKET] = config.stash[BROKER].path
 
 
@@ -111,9 +113,9 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 def kafka(request: pytest.FixtureRequest) -> str:
     """Bootstrap address of a real Kafka that all tests of the run share."""
     chosen = request.config.getoption("--kafka")
-    if chosen != "embedded":
+    if chosen not in {"embedded", "secure"}:
         return str(chosen)
-    return address_of_shared_broker(request.config.stash[BROKER_SOCKET])
+    return remember(options_of_shared_broker(request.config.stash[BROKER_SOCKET]))
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def app_id(request: pytest.FixtureRequest) -> Iterator[str]:
     yield own
     if address is None:
         return
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient(client_options(address))
     topics = [name for name in admin.list_topics(timeout=10).topics if name.startswith(own)]
     if topics:
         for deleted in admin.delete_topics(topics, operation_timeout=10).values():

@@ -2,7 +2,7 @@
 
 The controlling process owns the broker, because workers end at different times. It listens on
 a Unix socket; the first connection starts the broker, and each one is answered with a line of
-JSON: `{"address": …}` or `{"error": …}`. Runs without a broker test never start one.
+JSON: `{"options": …}` of a client, or `{"error": …}`. Runs without a broker test never start one.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 
@@ -25,11 +26,11 @@ class BrokerUnavailableError(Exception):
 class SharedBroker:
     """Lives in the controlling process (or the only one) and starts Kafka when first asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, secure: bool = False) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="streamsched-tests-"))
-        self._kafka = EmbeddedKafka(self._folder / "kafka")
+        self._kafka = EmbeddedKafka(self._folder / "kafka", secure=secure)
         self._lock = threading.Lock()
-        self._answer: dict[str, str] = {}
+        self._answer: dict[str, Any] = {}
         self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(self.path)
@@ -60,19 +61,19 @@ class SharedBroker:
             with connection, contextlib.suppress(OSError):
                 connection.sendall(json.dumps(self._answered()).encode() + b"\n")
 
-    def _answered(self) -> dict[str, str]:
+    def _answered(self) -> dict[str, Any]:
         with self._lock:
             if not self._answer and not self._closed:
                 try:
                     self._kafka.start()
-                    self._answer = {"address": self._kafka.bootstrap_servers}
+                    self._answer = {"options": self._kafka.client_options}
                 except EmbeddedKafkaError as error:
                     self._answer = {"error": str(error)}
             return self._answer or {"error": "the test run is ending"}
 
 
-def address_of_shared_broker(path: str) -> str:
-    """Bootstrap address of the run's broker, started now if this is the first call.
+def options_of_shared_broker(path: str) -> dict[str, str]:
+    """Options of a client of the run's broker, started now if this is the first call.
 
     Raises `BrokerUnavailableError`.
     """
@@ -83,4 +84,5 @@ def address_of_shared_broker(path: str) -> str:
             found = json.loads(answer.readline())
     if "error" in found:
         raise BrokerUnavailableError(found["error"])
-    return str(found["address"])
+    options: dict[str, str] = found["options"]
+    return options

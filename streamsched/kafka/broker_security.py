@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import Final
 
 import trustme
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -32,6 +38,9 @@ NODE: Final = "streamsched-node"
 """Whom a node takes another one for, by the name in its certificate."""
 
 MECHANISMS: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
+SCRAM_ITERATIONS: Final = 4_096
+"""The least that Kafka takes; enough for a password of this machine's."""
+ANSWER_SECONDS_MAX: Final = 60.0
 NAMES: Final = (HOST, "localhost")
 """What the nodes' certificate is good for."""
 
@@ -117,6 +126,21 @@ class BrokerSecurity:
             "ssl.certificate.location": str(self._nodes_file),
             "ssl.key.location": str(self._nodes_file),
         }
+
+    def set_password(self, peers: str, user: str, password: str) -> None:
+        """Let `user` come with `password`; `peers` are addresses that nodes use.
+
+        The controller knows it then, brokers a moment later. Raises `KafkaException`.
+        """
+        admin = AdminClient({"bootstrap.servers": peers, **self.node_options()})
+        for mechanism in MECHANISMS:
+            kind = ScramMechanism[mechanism.replace("-", "_")]
+            credential = UserScramCredentialUpsertion(
+                user, ScramCredentialInfo(kind, SCRAM_ITERATIONS), password.encode()
+            )
+            # One request each: in one, the second would be refused as a repetition.
+            [done] = admin.alter_user_scram_credentials([credential]).values()
+            done.result(ANSWER_SECONDS_MAX)
 
     def properties(self, port: int, peer_port: int, controller_port: int) -> dict[str, str]:
         """Settings of a node that listens on these ports."""

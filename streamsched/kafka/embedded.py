@@ -18,12 +18,7 @@ from types import FrameType, TracebackType
 from typing import IO, Final, Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
-    AdminClient,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
+from confluent_kafka.admin import AdminClient
 
 from streamsched.kafka import jars
 from streamsched.kafka.broker_config import HOST, Voter
@@ -34,7 +29,7 @@ from streamsched.kafka.broker_node import (
     is_free,
     new_cluster_id,
 )
-from streamsched.kafka.broker_security import ADMIN, MECHANISMS, BrokerSecurity
+from streamsched.kafka.broker_security import ADMIN, BrokerSecurity
 from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progress
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
@@ -42,8 +37,6 @@ __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_
 START_SECONDS_MAX: Final = 60.0
 PORT_ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 0.5
-SCRAM_ITERATIONS: Final = 4_096
-"""The least that Kafka takes; enough for a password of this machine's."""
 
 
 class _PortTakenError(EmbeddedKafkaError):
@@ -99,16 +92,7 @@ class EmbeddedKafka:
         """
         assert self.security is not None, "only a secured Kafka knows users"
         peers = ",".join(f"{HOST}:{node.peer_port}" for node in self._nodes)
-        admin = AdminClient({"bootstrap.servers": peers, **self.security.node_options()})
-        for mechanism in MECHANISMS:
-            credential = UserScramCredentialUpsertion(
-                user,
-                ScramCredentialInfo(ScramMechanism[mechanism.replace("-", "_")], SCRAM_ITERATIONS),
-                password.encode(),
-            )
-            # One request each: in one, the second would be refused as a repetition.
-            [done] = admin.alter_user_scram_credentials([credential]).values()
-            done.result(START_SECONDS_MAX)
+        self.security.set_password(peers, user, password)
         options = self.security.client_options(user, password)
         # The controller knows the user now; each broker may take a moment longer.
         self._await_ready(self._nodes, options)

@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from streamsched.kafka.admin import PARTITIONS
 from tests.broker.reading import any_record, await_records, read_events
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
+from tests.connecting import client_options
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,18 @@ def prepared(
     *,
     partitions: int = PARTITIONS,
     life_seconds: int = 600,
+    options: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Iterator[Installation]:
-    """Topics and a scheduler that is not started; in the end it is killed and they are deleted."""
+    """Topics and a scheduler that is not started; in the end it is killed and they are deleted.
+
+    `options` are those of the scheduler's Kafka clients, where they are not the test's own.
+    """
     names = TopicNames(f"test-{uuid.uuid4().hex[:12]}")
-    topics.apply({"bootstrap.servers": kafka}, names, partitions)
-    process = SchedulerProcess(kafka, names.app_id, folder, life_seconds=life_seconds, **settings)
+    topics.apply(client_options(kafka), names, partitions)
+    process = SchedulerProcess(
+        kafka, names.app_id, folder, life_seconds=life_seconds, options=options, **settings
+    )
     try:
         yield Installation(kafka, names, process, Sender(kafka, names), partitions)
     finally:
@@ -76,7 +83,7 @@ def installed(kafka: str, folder: Path, **settings: Any) -> Iterator[Installatio
 
 def delete_topics(kafka: str, names: TopicNames) -> None:
     """Remove all topics of an installation."""
-    admin = AdminClient({"bootstrap.servers": kafka})
+    admin = AdminClient(client_options(kafka))
     known = [name for name in admin.list_topics(timeout=10).topics if name.startswith(names.app_id)]
     for deleted in admin.delete_topics(known, operation_timeout=10).values() if known else ():
         deleted.exception(10)

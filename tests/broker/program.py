@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streamsched.kafka.broker_node import free_port
+from tests.connecting import client_options, settings_variables
 
 PROGRAM = str(Path(sys.executable).parent / "streamsched")
 SECONDS_MAX = 60.0
@@ -21,7 +22,7 @@ def environment_for(kafka: str, app_id: str) -> dict[str, str]:
     """Environment in which the program finds Kafka and an application of its own."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("STREAMSCHED_")}
     return own | {
-        "STREAMSCHED_BOOTSTRAP_SERVERS": kafka,
+        **settings_variables(client_options(kafka)),
         "STREAMSCHED_APP_ID": app_id,
         # Nobody listens there, and a scheduler that should fail to start disturbs nobody.
         "STREAMSCHED_WEB_PORT": str(free_port()),

@@ -16,6 +16,7 @@ from confluent_kafka import (
 )
 
 from streamsched.core import headers as h
+from tests.connecting import client_options
 
 SECONDS_MAX = 60.0
 
@@ -34,7 +35,7 @@ def read_topics(
     """All records of `topics` up to the ends they have now; a missing topic has none."""
     consumer = Consumer(
         {
-            "bootstrap.servers": kafka,
+            **client_options(kafka),
             "group.id": "test-reader",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.broker.cluster import await_condition
+from tests.connecting import client_options, settings_variables
 
 READY_SECONDS_MAX = 60.0
 LIFE_SECONDS_MAX = 600
@@ -31,16 +32,20 @@ class SchedulerProcess:
         folder: Path,
         *,
         life_seconds: int = LIFE_SECONDS_MAX,
+        options: Mapping[str, str] | None = None,
         **settings: str,
     ) -> None:
-        """Does not start it. `settings` are further ones, in lower case."""
+        """Does not start it. `settings` are further ones, in lower case.
+
+        `options` are those of its Kafka clients, where they are not the test's own.
+        """
         self.folder = folder
         self._life_seconds = life_seconds
         self.port = _free_port()
         self._log = folder / "scheduler.log"
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("STREAMSCHED_")},
-            "STREAMSCHED_BOOTSTRAP_SERVERS": kafka,
+            **settings_variables(options or client_options(kafka)),
             "STREAMSCHED_APP_ID": app_id,
             "STREAMSCHED_DATA_DIR": str(folder / "data"),
             "STREAMSCHED_WEB_PORT": str(self.port),

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from streamsched.core import headers as h
 from streamsched.core.names import DEFAULT_TENANT, TopicNames
 from streamsched.core.placement import partition_for
+from tests.connecting import client_options
 
 FLUSH_SECONDS_MAX = 60.0
 
@@ -26,7 +27,7 @@ class Sender:
         self._failures: list[KafkaError] = []
         self._producer = Producer(
             {
-                "bootstrap.servers": kafka,
+                **client_options(kafka),
                 "partitioner": "murmur2_random",
                 "message.max.bytes": 4_000_000,
                 "linger.ms": 1,

@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (
@@ -22,15 +22,9 @@ from confluent_kafka.admin import (
 
 from streamsched.kafka.embedded import EmbeddedKafka
 from tests.broker.cluster import await_condition
+from tests.broker.test_security_commands import START
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """A secured Kafka of one node, for all tests here."""
-    with EmbeddedKafka(tmp_path_factory.mktemp("secured"), secure=True) as kafka:
-        yield kafka
 
 
 def _produce(options: dict[str, str], topic: str) -> KafkaError | None:
@@ -87,12 +81,14 @@ def test_secrets_can_be_read_by_their_owner_only(secured: EmbeddedKafka) -> None
     for path in folder.parent.rglob("*"):
         if path.is_file() and path.name != "admin.password":
             assert password.encode() not in path.read_bytes(), path
+    for process in psutil.process_iter(["cmdline"]):
+        assert password not in " ".join(process.info["cmdline"] or [])
 
 
 def test_command_tells_where_the_settings_for_clients_are(tmp_path: Path) -> None:
     """`broker --secure --nodes 3` names a streamsched.toml, which is all that a client needs."""
     program = [sys.executable, "-m", "streamsched.cli.main"]
-    command = [*program, "broker", "--secure", "--nodes", "3", "--port", "0"]
+    command = [*program, *START.split()[1:], "--nodes", "3", "--port", "0"]
     own = {k: v for k, v in os.environ.items() if not k.startswith("STREAMSCHED_")}
     with subprocess.Popen(
         [*command, "--data-dir", str(tmp_path)],

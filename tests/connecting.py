@@ -1,0 +1,31 @@
+"""With which options a test's clients come to a Kafka, told by its address.
+
+Most tests know a Kafka by its address alone. One that asks for TLS and a password has its options
+remembered here by whoever started it.
+"""
+
+from collections.abc import Mapping
+
+_REMEMBERED: dict[str, Mapping[str, str]] = {}
+
+
+def remember(options: Mapping[str, str]) -> str:
+    """Use these options, in librdkafka's spelling, at the address in them, which is returned."""
+    address = options["bootstrap.servers"]
+    _REMEMBERED[address] = options
+    return address
+
+
+def client_options(kafka: str) -> dict[str, str]:
+    """Options of a librdkafka client that may do everything there."""
+    return dict(_REMEMBERED.get(kafka, {"bootstrap.servers": kafka}))
+
+
+def settings_variables(options: Mapping[str, str]) -> dict[str, str]:
+    """Options of a librdkafka client as the environment of our program."""
+    found = {
+        f"STREAMSCHED_KAFKA__{name.upper().replace('.', '_')}": value
+        for name, value in options.items()
+        if name != "bootstrap.servers"
+    }
+    return {"STREAMSCHED_BOOTSTRAP_SERVERS": options["bootstrap.servers"], **found}
