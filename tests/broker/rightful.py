@@ -39,7 +39,7 @@ class Rightful:
 
     def __init__(self, kafka: EmbeddedKafka) -> None:
         self.kafka = kafka
-        self.admin = AdminClient(kafka.client_options)
+        self.admin = AdminClient({**kafka.client_options})
 
     def user(self, name: str, rights: Iterable[Right] = ()) -> dict[str, str]:
         """A user with these rights and no others; the options of a client that is that user."""

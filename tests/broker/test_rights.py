@@ -407,7 +407,7 @@ def rights_held(admin: AdminClient, user: str) -> set[tuple[str, str, str, str]]
     """What the cluster allows a user."""
     everything = AclBindingFilter(
         ResourceType.ANY,
-        None,
+        None,  # type: ignore[arg-type]  # of any name
         ResourcePatternType.ANY,
         f"User:{user}",
         None,  # type: ignore[arg-type]  # from anywhere
