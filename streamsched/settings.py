@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
     egress_topics_max: Annotated[int, Field(ge=1)] = 2_000
     egress_replication_factor: Annotated[int, Field(ge=-1)] = -1
+    tenant_ingress: bool = False
     standby_replicas: Annotated[int, Field(ge=0)] = 1
     group_instance_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,200}$")] = ""
     session_timeout_ms: Annotated[int, Field(ge=1_000, le=1_800_000)] = 6_000
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
     @property
     def names(self) -> TopicNames:
         """Topic names of this installation."""
-        return TopicNames(self.app_id)
+        return TopicNames(self.app_id, self.tenant_ingress)
 
     def client_config(self, **extra: object) -> dict[str, Any]:
         """Options for a librdkafka client: address, the user's options, then `extra`."""

@@ -44,7 +44,7 @@ def tail(
     A line a job: when it was dispatched, how late that was, its id and its payload; with -o json
     a JSON object a line. Only what was committed is read.
     """
-    with connected(settings, settings.names.tenant_settings, Operation.READ) as client:
+    with connected(settings, Operation.READ, settings.names.tenant_settings) as client:
         count = 0
         try:
             with client.dispatched(tenant, from_beginning=from_beginning, timeout=timeout) as jobs:

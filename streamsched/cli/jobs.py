@@ -76,7 +76,7 @@ def submit(
         "key": key,
     }
     body = _payload(payload, payload_file)
-    with connected(settings, settings.names.jobs, Operation.WRITE) as client:
+    with connected(settings, Operation.WRITE, settings.names.ingress(tenant)) as client:
         show_fields(client.submit(tenant, id, body, **job)._asdict(), output)
 
 
@@ -87,7 +87,7 @@ def cancel(settings: "Settings", tenant: Tenant, id: Id, output: Output = Format
 
     Whether it was still pending is told by the event cancelled or cancel_not_found.
     """
-    with connected(settings, settings.names.jobs, Operation.WRITE) as client:
+    with connected(settings, Operation.WRITE, settings.names.ingress(tenant)) as client:
         show_fields(client.cancel(tenant, id)._asdict(), output)
 
 
@@ -133,7 +133,9 @@ def _submit_lines(settings: "Settings", tenant: str | None, output: Format) -> N
             "describe a job with --tenant, --delay and --payload, or send JSON lines on "
             "standard input"
         )
-    with connected(settings, settings.names.jobs, Operation.WRITE) as client:
+    # Each line may be of another tenant, whose topic is looked for when it is written to.
+    topics = () if settings.tenant_ingress else (settings.names.jobs,)
+    with connected(settings, Operation.WRITE, *topics) as client:
         lines = JobLines(client, tenant, _say_fault, _say_progress)
         try:
             outcome = lines.submit(sys.stdin.buffer)

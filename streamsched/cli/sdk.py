@@ -16,8 +16,8 @@ ANSWER_SECONDS_MAX: Final = 5.0
 
 
 @contextmanager
-def connected(settings: "Settings", topic: str, operation: "Operation") -> Iterator["Client"]:
-    """A client of the SDK on a cluster that answers and has `topic`, for that operation on it.
+def connected(settings: "Settings", operation: "Operation", *topics: str) -> Iterator["Client"]:
+    """A client of the SDK on a cluster that answers and has `topics`, for that operation on them.
 
     A broker that is away is told within 5 s; the SDK alone would keep trying to deliver. What
     the SDK refuses as invalid inside the block comes out as a `UsageRefusedError`.
@@ -34,7 +34,10 @@ def connected(settings: "Settings", topic: str, operation: "Operation") -> Itera
         # What it says in passing (a coordinator that loads, a node that left) it retries.
         LIBRDKAFKA_LOG.setLevel(logging.CRITICAL + 1)
     connection = Connection(settings)
-    if topic not in connection.metadata(ANSWER_SECONDS_MAX).topics:
+    existing = connection.metadata(ANSWER_SECONDS_MAX).topics
+    for topic in topics:
+        if topic in existing:
+            continue
         # Asked for by its name, a topic that we may not see is told from one that is not there.
         facts = connection.facts([topic], ANSWER_SECONDS_MAX)[topic]
         if isinstance(facts, TopicRefusal) and facts.is_of_rights:
@@ -42,7 +45,12 @@ def connected(settings: "Settings", topic: str, operation: "Operation") -> Itera
         raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
     try:
         config = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
-        with Client(settings.bootstrap_servers, settings.app_id, config) as client:
+        with Client(
+            settings.bootstrap_servers,
+            settings.app_id,
+            config,
+            tenant_ingress=settings.tenant_ingress,
+        ) as client:
             yield client
     except ValueError as error:
         raise UsageRefusedError(str(error)) from error

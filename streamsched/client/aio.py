@@ -47,8 +47,12 @@ class AsyncClient:
         bootstrap_servers: str = "localhost:9092",
         app_id: str = "streamsched",
         config: Mapping[str, object] | None = None,
+        *,
+        tenant_ingress: bool = False,
     ) -> None:
-        self._connection = Connection(bootstrap_servers, app_id, config)
+        self._connection = Connection(
+            bootstrap_servers, app_id, config, tenant_ingress=tenant_ingress
+        )
         self._names = self._connection.names
         self._deliveries = Deliveries(self._connection)
 

@@ -38,12 +38,17 @@ class Connection:
     """
 
     def __init__(
-        self, bootstrap_servers: str, app_id: str, config: Mapping[str, object] | None
+        self,
+        bootstrap_servers: str,
+        app_id: str,
+        config: Mapping[str, object] | None,
+        *,
+        tenant_ingress: bool = False,
     ) -> None:
         if not _APP_ID.fullmatch(app_id):
             raise ValueError(f"app_id {app_id!r} is not legal: use 1 to 100 of A-Z a-z 0-9 _ -")
         self.bootstrap_servers = bootstrap_servers
-        self.names = TopicNames(app_id)
+        self.names = TopicNames(app_id, tenant_ingress)
         self._config = {**(config or {}), "bootstrap.servers": bootstrap_servers}
         fixed = {
             **FIXED_PRODUCER_OPTIONS,

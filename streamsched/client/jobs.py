@@ -111,7 +111,7 @@ def job_record(job: Job, names: TopicNames, at_ms: int) -> Record:
     if job.key is not None:
         ours.append((h.KEY, _utf8(job.key, "key")))
     record = Record(
-        topic=names.jobs,
+        topic=names.ingress(job.tenant),
         key=record_key,
         value=encoded_payload(job.payload),
         headers=[*own_headers(job.headers), *ours],
@@ -130,7 +130,8 @@ def job_record(job: Job, names: TopicNames, at_ms: int) -> Record:
 def cancel_record(tenant: str, job_id: str, names: TopicNames) -> Record:
     """The ingress record that cancels a pending job. Raises `ValueError`."""
     headers: list[Header] = [(h.ID, encoded_id(job_id)), (h.OP, b"cancel")]
-    return Record(names.jobs, tenant_key(tenant), None, headers, tenant, job_id)
+    key = tenant_key(tenant)
+    return Record(names.ingress(tenant), key, None, headers, tenant, job_id)
 
 
 def tenant_key(tenant: str) -> bytes:

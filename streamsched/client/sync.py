@@ -34,6 +34,8 @@ from streamsched.client.tenants import (
 class Client:
     """Submits and cancels jobs, sets tenants' rates, reads what was dispatched.
 
+    With `tenant_ingress` jobs go to a topic of their tenant's own (`streamsched.jobs.TENANT`), as
+    the schedulers' setting of that name wants it.
     `config` holds more client options in librdkafka's spelling (`security.protocol`, …). Safe
     to share between threads; one per process is enough. Connections are made when first needed.
     Use it in a `with` block, or call `close`.
@@ -47,8 +49,12 @@ class Client:
         bootstrap_servers: str = "localhost:9092",
         app_id: str = "streamsched",
         config: Mapping[str, object] | None = None,
+        *,
+        tenant_ingress: bool = False,
     ) -> None:
-        self._connection = Connection(bootstrap_servers, app_id, config)
+        self._connection = Connection(
+            bootstrap_servers, app_id, config, tenant_ingress=tenant_ingress
+        )
         self._names = self._connection.names
         self._deliveries = Deliveries(self._connection)
 

@@ -68,20 +68,12 @@ class Ingest:
         return place
 
     def _reject(self, draft: Draft, record: IngressRecord, rejection: Rejection) -> None:
-        base = self._base
+        names, partition, now_ms = self._base.names, self._base.partition, draft.now_ms
         draft.cycle.counts[f"rejected:{rejection.reason.value}"] += 1
-        draft.cycle.records.append(
-            outbox.rejected(base.names, base.partition, record, rejection, draft.now_ms)
-        )
-        draft.event(
-            "rejected",
-            None,
-            None,
-            reason=rejection.reason.value,
-            topic=base.names.jobs,
-            partition=base.partition,
-            offset=record.offset,
-            source=outbox.source_of(base.partition, record.offset),
+        draft.cycle.counts["rejected"] += 1
+        draft.cycle.records += (
+            outbox.rejected(names, names.jobs, partition, record, rejection, now_ms),
+            outbox.rejected_event(names, names.jobs, partition, record, rejection, now_ms),
         )
 
     def _move(self, draft: Draft, record: IngressRecord, command: Command, owner: int) -> None:

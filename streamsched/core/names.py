@@ -11,11 +11,22 @@ class TopicNames:
     """The names of one installation."""
 
     app_id: str = "streamsched"
+    tenant_ingress: bool = False
+    """Whether jobs are submitted on a topic of their tenant's own."""
 
     @property
     def jobs(self) -> str:
         """Ingress: jobs and cancels."""
         return f"{self.app_id}.jobs"
+
+    @property
+    def tenant_jobs_prefix(self) -> str:
+        """What the ingress topics of single tenants begin with."""
+        return f"{self.app_id}.jobs."
+
+    def ingress(self, tenant: str) -> str:
+        """Where jobs of a tenant are submitted."""
+        return f"{self.tenant_jobs_prefix}{tenant}" if self.tenant_ingress else self.jobs
 
     @property
     def tenant_settings(self) -> str:
@@ -55,6 +66,11 @@ class TopicNames:
     def group(self) -> str:
         """The consumer group of the schedulers."""
         return self.app_id
+
+    @property
+    def tenant_jobs_group(self) -> str:
+        """The consumer group of the schedulers for the ingress topics of single tenants."""
+        return f"{self.app_id}-tenant-jobs"
 
     @property
     def reader_group_prefix(self) -> str:

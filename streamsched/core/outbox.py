@@ -20,9 +20,14 @@ def source_of(partition: int, offset: int) -> str:
 
 
 def rejected(
-    names: TopicNames, partition: int, record: IngressRecord, rejection: Rejection, now_ms: int
+    names: TopicNames,
+    topic: str,
+    partition: int,
+    record: IngressRecord,
+    rejection: Rejection,
+    now_ms: int,
 ) -> OutRecord:
-    """A refused record, as received, with the reason in added headers.
+    """A refused record of `topic`, as received, with the reason in added headers.
 
     One that is too large carries its size and SHA-256 instead of its bytes; headers of which a
     name is no UTF-8 are left out, because no client here can write them.
@@ -31,7 +36,7 @@ def rejected(
     added: list[tuple[str, bytes | None]] = [
         (h.ERROR_CODE, rejection.reason.value.encode()),
         (h.ERROR_MESSAGE, rejection.message.encode(errors="replace")),
-        (h.ERROR_TOPIC, names.jobs.encode()),
+        (h.ERROR_TOPIC, topic.encode()),
         (h.ERROR_PARTITION, b"%d" % partition),
         (h.ERROR_OFFSET, b"%d" % record.offset),
         (h.ERROR_TIMESTAMP, b"%d" % timestamp),
@@ -44,6 +49,29 @@ def rejected(
     added.append((h.ERROR_SIZE, b"%d" % record_bytes(record)))
     added.append((h.ERROR_SHA256, digest.encode()))
     return OutRecord(names.rejected, -1, None, None, added, now_ms)
+
+
+def rejected_event(
+    names: TopicNames,
+    topic: str,
+    partition: int,
+    record: IngressRecord,
+    rejection: Rejection,
+    now_ms: int,
+) -> OutRecord:
+    """The event of a refused record of `topic`."""
+    return event(
+        names,
+        "rejected",
+        None,
+        None,
+        now_ms,
+        reason=rejection.reason.value,
+        topic=topic,
+        partition=partition,
+        offset=record.offset,
+        source=source_of(partition, record.offset),
+    )
 
 
 def moved(

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     ILLEGAL_ID = "illegal_id"  #: no text, empty, too long, or with control characters
     MISSING_TENANT = "missing_tenant"  #: neither named nor given as the record's key
     ILLEGAL_TENANT = "illegal_tenant"  #: not 1 to 100 of A-Z a-z 0-9 _ -
+    FOREIGN_TENANT = "foreign_tenant"  #: another one than that of the ingress topic it came by
     MISSING_DUE = "missing_due"  #: neither a due time nor a delay
     TWO_DUES = "two_dues"  #: both a due time and a delay
     ILLEGAL_TIME = "illegal_time"  #: no RFC 3339 time with an offset, no epoch milliseconds

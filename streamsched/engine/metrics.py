@@ -87,6 +87,16 @@ class Metrics:
         )
         r.register(self.lateness)
         r.register(self.throttled)
+        self._admitted = Counter(
+            "streamsched_jobs_admitted_total",
+            "Records handed on from ingress topics of single tenants.",
+            registry=r,
+        )
+        self.tenant_topics_failures = Counter(
+            "streamsched_tenant_topics_failures_total",
+            "Times that ingress topics of single tenants were read again after a failure.",
+            registry=r,
+        )
         self.transaction_seconds = Histogram(
             "streamsched_transaction_seconds",
             "From the begin of a transaction to its commit.",
@@ -174,6 +184,12 @@ class Metrics:
         if cycle.lateness_ms:
             self.lateness.observe(cycle.lateness_ms)
             self.throttled.observe(cycle.throttled_ms)
+
+    def count_tenant_topics(self, admitted: int, reasons: Iterable[str]) -> None:
+        """Take in what was handed on from tenants' own topics, and why others were not."""
+        self._admitted.inc(admitted)
+        for reason in reasons:
+            self._rejected.labels(reason).inc()
 
     def forget(self, partition: int) -> None:
         """Drop what is labelled with a partition that was given up."""

@@ -20,6 +20,7 @@ from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.stores import RocksStores
+from streamsched.engine.tenant_topics import TenantTopics
 from streamsched.engine.threads import Threads
 from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
@@ -65,6 +66,7 @@ class PartitionRunners:
         self._claim: IO[bytes] | None = None
         self._shared: Shared | None = None
         self._reader: SettingsReader | None = None
+        self._tenant_topics: TenantTopics | None = None
         self._gauges: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -110,6 +112,11 @@ class PartitionRunners:
         self.view.topic_id = cluster.settings_topic_id
         self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
         self._reader.start()
+        if settings.tenant_ingress:
+            self._tenant_topics = TenantTopics(
+                settings, cluster.partitions, self.metrics, _wall_clock_ms
+            )
+            self._tenant_topics.start()
         self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
 
     async def on_assigned(
@@ -180,6 +187,8 @@ class PartitionRunners:
             self._gauges.cancel()
         if self._reader is not None:
             self._reader.stop()
+        if self._tenant_topics is not None:
+            await asyncio.to_thread(self._tenant_topics.stop)
         await self._web.stop()
         if self._shared is not None:
             self._shared.threads.close()

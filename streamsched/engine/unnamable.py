@@ -49,14 +49,15 @@ def read_plainly(settings: Settings, partition: int, offset: int) -> list[PlainR
         consumer.assign([TopicPartition(topic, partition, offset)])
         first = consumer.consume(1, READ_SECONDS_MAX)
         more = consumer.consume(INGRESS_RECORDS_PER_CYCLE_MAX - 1, 0) if first else []
-        return [_plain(message) for message in (*first, *more) if message.error() is None]
+        return [plain_record(message) for message in (*first, *more) if message.error() is None]
     except KafkaException:
         return []
     finally:
         consumer.close()
 
 
-def _plain(message: Message) -> PlainRecord:
+def plain_record(message: Message) -> PlainRecord:
+    """What librdkafka has read, without the headers where it refuses them."""
     _, timestamp = message.timestamp()
     headers: list[tuple[str, bytes | None]] | None
     try:

@@ -90,14 +90,22 @@ def rights_of(
     """All that `role` needs, and nothing more.
 
     `egress_topics` are those that tenants name elsewhere than under `names.egress_prefix`. A worker
-    reads the egress topics of all tenants, unless its `tenants` are given. `groups` are those of
+    reads the egress topics of all tenants, unless its `tenants` are given; so does a producer write
+    to ingress topics of single tenants, where there are such. `groups` are those of
     workers and observers; without, theirs begin with `names.worker_group_prefix` and
     `names.observer_group_prefix`.
     """
     if role is Role.SCHEDULER:
-        return (*scheduler_at_home(names), *_scheduler_at_egress(names, egress_topics))
+        return (
+            *scheduler_at_home(names),
+            *_scheduler_at_tenant_topics(names),
+            *_scheduler_at_egress(names, egress_topics),
+        )
     if role is Role.PRODUCER:
-        return (Right(_topic(names.jobs), Operation.WRITE, "submits and cancels jobs"),)
+        return tuple(
+            Right(resource, Operation.WRITE, "submits and cancels jobs")
+            for resource in _ingress(names, tenants)
+        )
     if role is Role.WORKER:
         own = [_topic(names.egress(tenant)) for tenant in tenants]
         egress = [*(own or [_topics(names.egress_prefix)]), *map(_topic, egress_topics)]
@@ -196,6 +204,29 @@ def scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
             "writes all of a cycle or nothing, and shuts a former owner out",
         ),
     )
+
+
+def _scheduler_at_tenant_topics(names: TopicNames) -> tuple[Right, ...]:
+    if not names.tenant_ingress:
+        return ()
+    return (
+        Right(
+            _topics(names.tenant_jobs_prefix),
+            Operation.READ,
+            "reads what comes in for single tenants",
+        ),
+        Right(
+            Resource(Kind.GROUP, names.tenant_jobs_group),
+            Operation.READ,
+            "shares these topics with other schedulers, and hands each record on once",
+        ),
+    )
+
+
+def _ingress(names: TopicNames, tenants: Sequence[str]) -> Sequence[Resource]:
+    if not names.tenant_ingress:
+        return [_topic(names.jobs)]
+    return [*map(_topic, map(names.ingress, tenants))] or [_topics(names.tenant_jobs_prefix)]
 
 
 def _scheduler_at_egress(names: TopicNames, egress_topics: Sequence[str]) -> tuple[Right, ...]:

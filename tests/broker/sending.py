@@ -66,9 +66,11 @@ class Sender:
         *,
         partition: int = -1,
         timestamp_ms: int = 0,
+        topic: str = "",
     ) -> list[Message]:
-        """Any record to the ingress topic; `timestamp_ms` 0 is now."""
-        return self._produce(self.names.jobs, key, value, headers, partition, timestamp_ms)
+        """Any record to the ingress topic or `topic`; `timestamp_ms` 0 is now."""
+        topic = topic or self.names.jobs
+        return self._produce(topic, key, value, headers, partition, timestamp_ms)
 
     def settings(self, tenant: str = DEFAULT_TENANT, **fields: Any) -> list[Message]:
         """A settings record."""

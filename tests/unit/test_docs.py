@@ -154,7 +154,8 @@ def test_names_with_our_prefix_exist(path: Path) -> None:
         assert name in families, name
     for name in re.findall(r"(?<![\w/])streamsched\.([a-z][\w.-]*\w)", text):
         full = f"streamsched.{name}"
-        if full in TOPICS or full.startswith(NAMES.egress_prefix[:-1]) or name == "toml":
+        prefixes = (NAMES.egress_prefix[:-1], NAMES.tenant_jobs_prefix)
+        if full in TOPICS or full.startswith(prefixes) or name == "toml":
             continue
         module, _, attribute = full.rpartition(".")
         is_module = importlib.util.find_spec(full) if not attribute[0].isupper() else None

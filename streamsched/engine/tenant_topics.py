@@ -1,0 +1,192 @@
+"""Hands on what comes in on the ingress topics of single tenants.
+
+Schedulers that do so share these topics in a group of their own. A thread reads what is there,
+and one transaction moves it on and the group's offsets with it. What has failed is read again by a
+new member with a new producer: whatever became of the old transaction, the broker hands out offsets
+only when it has ended, and takes them only from the group's present members (KIP-447).
+"""
+
+import re
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from streamsched.core.cycle import OutRecord
+from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES_MAX
+from streamsched.core.tenant_ingress import TenantIngress
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.engine.metrics import Metrics
+from streamsched.engine.unnamable import plain_record
+from streamsched.settings import Settings
+
+POLL_SECONDS: Final = 0.2
+RETRY_SECONDS: Final = 1.0
+CALL_SECONDS: Final = 10.0
+"""How long one call of the transactional API may take before all is begun anew."""
+
+STOP_SECONDS_MAX: Final = 2.0
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+NEW_TOPICS_SECONDS: Final = 2
+"""How often topics are looked for that were not there before."""
+
+BUFFERED_KIB: Final = 16 * 1024
+"""What the client has ready at most, and so about the size of a transaction."""
+
+log = structlog.get_logger()
+
+
+class TenantTopics:
+    """A thread that admits or rejects every record of these topics, exactly once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        partitions: int,
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """Reads nothing before `start`. `partitions` of the ingress topic."""
+        self._settings = settings
+        self._core = TenantIngress(settings.names, partitions)
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._read: list[Message] = []
+        """Read, and not handed on yet."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tenant-topics", daemon=True)
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the transaction under way and leave; blocks for `STOP_SECONDS_MAX` at most."""
+        self._stopping.set()
+        self._thread.join(STOP_SECONDS_MAX)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._read.clear()
+            consumer, producer = self._clients()
+            try:
+                producer.init_transactions(CALL_SECONDS)
+                while not self._stopping.is_set():
+                    self._hand_on(consumer, producer)
+            except (KafkaException, BufferError) as error:
+                self._metrics.tenant_topics_failures.inc()
+                log.warning(
+                    "ingress topics of tenants are read again from the last commit",
+                    error=_words(error),
+                )
+                with suppress(KafkaException):
+                    producer.abort_transaction(CALL_SECONDS)
+                self._stopping.wait(RETRY_SECONDS)
+            finally:
+                consumer.close()
+
+    def _clients(self) -> tuple[Consumer, Producer]:
+        settings = self._settings
+        consumer = Consumer(
+            settings.client_config(
+                **{
+                    "group.id": settings.names.tenant_jobs_group,
+                    "enable.auto.commit": False,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "earliest",
+                    "session.timeout.ms": settings.session_timeout_ms,
+                    "topic.metadata.refresh.interval.ms": NEW_TOPICS_SECONDS * 1_000,
+                    "queued.max.messages.kbytes": BUFFERED_KIB,
+                    "fetch.wait.max.ms": 25,
+                }
+            ),
+            logger=LIBRDKAFKA_LOG,
+        )
+        # A pattern to librdkafka, since it opens with ^.
+        pattern = f"^{re.escape(settings.names.tenant_jobs_prefix)}.*"
+        consumer.subscribe([pattern], on_revoke=self._forget, on_lost=self._forget)
+        producer = Producer(
+            settings.client_config(
+                **{
+                    "transactional.id": f"{settings.names.tenant_jobs_group}-{uuid.uuid4().hex}",
+                    "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                    "message.max.bytes": MESSAGE_BYTES_MAX,
+                    "allow.auto.create.topics": False,
+                    "partitioner": "murmur2_random",
+                    "queue.buffering.max.messages": 1_000_000,
+                }
+            ),
+            logger=LIBRDKAFKA_LOG,
+        )
+        return consumer, producer
+
+    def _hand_on(self, consumer: Consumer, producer: Producer) -> None:
+        # One by one, because a call for many may give out what came before a rebalance together
+        # with what came after it: whoever has a partition then reads its records, too.
+        message = consumer.poll(POLL_SECONDS)
+        while message is not None:
+            self._read.append(message)
+            if len(self._read) >= INGRESS_RECORDS_PER_CYCLE_MAX:
+                break
+            message = consumer.poll(0)
+        messages, self._read = self._read, []
+        records, positions, reasons = self._decide(messages)
+        if not positions:
+            return
+        producer.begin_transaction()
+        for topic, partition, key, value, headers, timestamp_ms in records:
+            producer.produce(
+                topic,
+                value,
+                key,
+                partition,
+                timestamp=max(timestamp_ms, 0),
+                headers=headers,  # type: ignore[arg-type]  # its lists are invariant
+            )
+        producer.send_offsets_to_transaction(
+            positions, consumer.consumer_group_metadata(), CALL_SECONDS
+        )
+        producer.commit_transaction(CALL_SECONDS)
+        admitted = sum(record.topic == self._settings.names.jobs for record in records)
+        self._metrics.count_tenant_topics(admitted, reasons)
+
+    def _forget(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        self._read.clear()
+
+    def _decide(
+        self, messages: Sequence[Message]
+    ) -> tuple[list[OutRecord], list[TopicPartition], list[str]]:
+        """What to write, where to go on, and the reasons of what was rejected."""
+        now_ms = self._clock_ms()
+        records: list[OutRecord] = []
+        positions: dict[tuple[str, int], int] = {}
+        reasons: list[str] = []
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                _look_at(error)
+                continue
+            topic, partition = message.topic() or "", message.partition() or 0
+            record = plain_record(message)
+            out, rejection = self._core.take(topic, partition, record, now_ms)
+            records += out
+            positions[topic, partition] = record.offset + 1
+            if rejection is not None:
+                reasons.append(rejection.reason.value)
+        return records, [TopicPartition(*at, offset) for at, offset in positions.items()], reasons
+
+
+def _look_at(error: KafkaError) -> None:
+    """Raise `KafkaException` for what only a new member can mend."""
+    if error.fatal():
+        raise KafkaException(error)
+    log.warning("an ingress topic of a tenant cannot be read", error=error.str())
+
+
+def _words(error: Exception) -> str:
+    first = error.args[0] if error.args else error
+    return first.str() if isinstance(first, KafkaError) else str(first)
