@@ -35,8 +35,8 @@ Tenants = Annotated[
     typer.Option(
         "--tenant",
         metavar="NAME",
-        help="Whose jobs workers read, and producers submit where each tenant has an ingress topic; "
-        "again for others. All tenants', if none is given.",
+        help="Whose jobs workers read, and producers submit if tenants have ingress topics; again "
+        "for others. All tenants', if none is given.",
         show_default=False,
         rich_help_panel=_PANEL,
     ),

@@ -67,6 +67,7 @@ OUR_OWN: Final = frozenset(
         "retry.backoff.ms",
         "session.timeout.ms",
         "topic.metadata.refresh.fast.interval.ms",
+        "topic.metadata.refresh.interval.ms",
         "transaction.timeout.ms",
         "transactional.id",
     }

@@ -103,12 +103,9 @@ class Connection:
         self._reason = ""
         self._login_refused = False
         check_options(config)
-        own: dict[str, Any] = {
-            "error_cb": self._remember,
-            "reconnect.backoff.max.ms": 1000,
-        }
         try:
-            self.client = AdminClient({**config, **own}, logger=_SILENT)
+            options = {"reconnect.backoff.max.ms": 1000, **config, "error_cb": self._remember}
+            self.client = AdminClient(options, logger=_SILENT)
         except (KafkaException, TypeError, ValueError) as error:
             raise KafkaProblem(
                 f"Kafka's client does not accept its options ({_text(error)}): "

@@ -34,7 +34,7 @@ from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progre
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
 
-START_SECONDS_MAX: Final = 60.0
+START_SECONDS_MAX: Final = 120.0
 PORT_ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 0.5
 

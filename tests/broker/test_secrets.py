@@ -76,18 +76,20 @@ def test_running_scheduler_tells_no_password(told: Installation) -> None:
         assert not path.is_file() or PASSWORD.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("command", [("run",), ("--debug", "topics", "check")])
+RUN, CHECK = ("run",), ("--debug", "topics", "check")
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("command", "fault"),
     [
-        {},
-        {"sasl.mechanisms": "PLAIN"},
-        {"sasl.mechanisms": "NONE-SUCH"},
-        {"sasl.password.file": "/dev/null"},
-        {"security.protocol": "plaintext"},
-        {"ssl.key.location": "/nowhere", "ssl.certificate.location": "/nowhere"},
+        pytest.param(RUN, {}, id="wrong-password-run"),
+        pytest.param(CHECK, {}, id="wrong-password"),
+        pytest.param(RUN, {"sasl.mechanisms": "PLAIN"}, id="plain-run"),
+        pytest.param(CHECK, {"sasl.mechanisms": "PLAIN"}, id="plain"),
+        pytest.param(CHECK, {"sasl.mechanisms": "NONE-SUCH"}, id="mechanism"),
+        pytest.param(CHECK, {"sasl.password.file": "/dev/null"}, id="twice"),
+        pytest.param(RUN, {"security.protocol": "plaintext"}, id="no-login"),
     ],
-    ids=lambda fault: ",".join(fault) or "refused",
 )
 def test_errors_tell_no_password(
     secured: EmbeddedKafka, tmp_path: Path, command: tuple[str, ...], fault: dict[str, str]

@@ -84,7 +84,7 @@ def _shell(script: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in _blocks("sh") if block != START], ids=lambda block: block[:40]
+    "block", [block for block in _blocks("sh") if block != START], ids=lambda b: b.splitlines()[-2]
 )
 def test_commands_run(block: str, secured: EmbeddedKafka, folder: Path) -> None:
     """Each block, in a folder of its own."""

@@ -68,3 +68,18 @@ def test_sentence_names_all_that_is_missing_on_a_resource() -> None:
     three = [Operation.READ, Operation.WRITE, Operation.CREATE]
     said = lacks(three, Resource(Kind.TOPIC, "t"))
     assert said.startswith("this user lacks Read, Write and Create on topic t: grant what ")
+
+
+def test_with_ingress_topics_of_tenants_a_producer_submits_for_its_own_alone() -> None:
+    """The topic is the tenant's; the scheduler reads all of these, in a group of their own."""
+    names = TopicNames(tenant_ingress=True)
+    [right] = rights_of(Role.PRODUCER, names, tenants=["acme"])
+    assert (right.operation, str(right.resource)) == ("Write", "topic streamsched.jobs.acme")
+    [right] = rights_of(Role.PRODUCER, names)
+    assert str(right.resource) == "topic streamsched.jobs.*"
+    without = {*rights_of(Role.SCHEDULER, NAMES)}
+    more = {*rights_of(Role.SCHEDULER, names)} - without
+    assert {(right.operation.value, str(right.resource)) for right in more} == {
+        ("Read", "topic streamsched.jobs.*"),
+        ("Read", "group streamsched-tenant-jobs"),
+    }
