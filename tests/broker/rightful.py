@@ -20,6 +20,7 @@ from streamsched.core.names import TopicNames
 from streamsched.kafka import admin as topics
 from streamsched.kafka.embedded import EmbeddedKafka
 from streamsched.kafka.rights import Kind, Right, Role, rights_of
+from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation, delete_topics
 from tests.broker.reading import GROUP
 from tests.broker.scheduler_process import SchedulerProcess
@@ -48,7 +49,7 @@ class Rightful:
         return options
 
     def grant(self, user: str, rights: Iterable[Right]) -> None:
-        """Give rights; a broker may take a moment until it knows."""
+        """Give rights; in force when the call returns, as are all changes here."""
         self._create([_binding(user, right, AclPermissionType.ALLOW) for right in rights])
 
     def deny(self, user: str, rights: Iterable[Right]) -> None:
@@ -64,9 +65,11 @@ class Rightful:
         self._delete([_binding(user, right, AclPermissionType.DENY) for right in rights])
 
     def _create(self, bindings: list[AclBinding]) -> None:
-        if bindings:
-            for done in self.admin.create_acls(bindings).values():
-                done.result(20)
+        if not bindings:
+            return
+        for done in self.admin.create_acls(bindings).values():
+            done.result(20)
+        await_condition("the broker knows the rights", lambda: not self._unknown(bindings))
 
     def _delete(self, bindings: list[AclBinding]) -> None:
         filters = [
@@ -78,6 +81,23 @@ class Rightful:
         ]
         for deleted in self.admin.delete_acls(filters).values():
             assert len(deleted.result(20)) == 1
+        everything = set(bindings)
+        await_condition(
+            "the broker has forgotten the rights", lambda: self._unknown(bindings) == everything
+        )
+
+    def _unknown(self, bindings: list[AclBinding]) -> set[AclBinding]:
+        """Those that the broker we ask does not go by."""
+        everything = AclBindingFilter(
+            ResourceType.ANY,
+            None,  # type: ignore[arg-type]  # of any name
+            ResourcePatternType.ANY,
+            bindings[0].principal,
+            None,  # type: ignore[arg-type]  # from anywhere
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        return set(bindings) - set(self.admin.describe_acls(everything).result(20))
 
 
 def _binding(user: str, right: Right, permission: AclPermissionType) -> AclBinding:

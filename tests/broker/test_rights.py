@@ -332,7 +332,10 @@ def test_scheduler_without_a_right_ends_with_one_sentence(people: People, tmp_pa
 @pytest.mark.parametrize(
     ("words", "lacking"),
     [
-        (["jobs", "submit", "--tenant", "t", "--payload", "x"], f"Write on topic {NAMES.jobs}"),
+        (
+            ["jobs", "submit", "--tenant", "t", "--delay", "1s", "--payload", "x"],
+            f"Write on topic {NAMES.jobs}",
+        ),
         (["tenants", "set", "t", "--rate", "1/s"], f"Write on topic {NAMES.tenant_settings}"),
         (["tenants", "pause", "t"], f"Read on topic {NAMES.tenant_settings}"),
         (["egress", "tail", "t"], f"Read on topic {NAMES.tenant_settings}"),

@@ -57,7 +57,7 @@ def test_egress_rights_come_and_go(secured: EmbeddedKafka, tmp_path: Path) -> No
             for tenant in sharers:
                 unconfigured(it, tenant, Problem.FORBIDDEN, of_shared)
             await_progress(it, traffic)
-            assert it.process.is_ready()
+            await_condition("it is ready", it.process.is_ready, 60, it.process.log)
 
             rightful.forgive(user, [right(Operation.WRITE, denied)])
             rightful.grant(user, on_shared)
