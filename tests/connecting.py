@@ -9,15 +9,18 @@ from collections.abc import Mapping
 _REMEMBERED: dict[str, Mapping[str, str]] = {}
 
 
-def remember(options: Mapping[str, str]) -> str:
-    """Use these options, in librdkafka's spelling, at the address in them, which is returned."""
-    address = options["bootstrap.servers"]
+def remember(options: Mapping[str, str], known_as: str = "") -> str:
+    """Use these options, in librdkafka's spelling, at the address in them, which is returned.
+
+    Those of somebody who may not do everything are `known_as` another name instead.
+    """
+    address = known_as or options["bootstrap.servers"]
     _REMEMBERED[address] = options
     return address
 
 
 def client_options(kafka: str) -> dict[str, str]:
-    """Options of a librdkafka client that may do everything there."""
+    """Options of a librdkafka client there."""
     return dict(_REMEMBERED.get(kafka, {"bootstrap.servers": kafka}))
 
 

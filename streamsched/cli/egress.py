@@ -8,6 +8,7 @@ from streamsched.cli.errors import SentenceGroup, say
 from streamsched.cli.options import with_settings
 from streamsched.cli.output import Format, Output, printable, show_json_line, show_line, time_text
 from streamsched.cli.sdk import connected
+from streamsched.kafka.rights import Operation
 
 if TYPE_CHECKING:
     from streamsched.client import Dispatched
@@ -43,7 +44,7 @@ def tail(
     A line a job: when it was dispatched, how late that was, its id and its payload; with -o json
     a JSON object a line. Only what was committed is read.
     """
-    with connected(settings, settings.names.tenant_settings) as client:
+    with connected(settings, Operation.READ, settings.names.tenant_settings) as client:
         count = 0
         try:
             with client.dispatched(tenant, from_beginning=from_beginning, timeout=timeout) as jobs:

@@ -13,6 +13,7 @@ from streamsched.cli.output import Format, Output, printable, show_fields, show_
 from streamsched.cli.pages import Answer, Urls, ask, urls_or_default
 from streamsched.cli.sdk import connected
 from streamsched.cli.values import read_delay, read_headers, read_moment
+from streamsched.kafka.rights import Operation
 
 if TYPE_CHECKING:
     from streamsched.cli.job_lines import Fault, Outcome
@@ -75,7 +76,7 @@ def submit(
         "key": key,
     }
     body = _payload(payload, payload_file)
-    with connected(settings, settings.names.ingress(tenant)) as client:
+    with connected(settings, Operation.WRITE, settings.names.ingress(tenant)) as client:
         show_fields(client.submit(tenant, id, body, **job)._asdict(), output)
 
 
@@ -86,7 +87,7 @@ def cancel(settings: "Settings", tenant: Tenant, id: Id, output: Output = Format
 
     Whether it was still pending is told by the event cancelled or cancel_not_found.
     """
-    with connected(settings, settings.names.ingress(tenant)) as client:
+    with connected(settings, Operation.WRITE, settings.names.ingress(tenant)) as client:
         show_fields(client.cancel(tenant, id)._asdict(), output)
 
 
@@ -134,7 +135,7 @@ def _submit_lines(settings: "Settings", tenant: str | None, output: Format) -> N
         )
     # Each line may be of another tenant, whose topic is looked for when it is written to.
     topics = () if settings.tenant_ingress else (settings.names.jobs,)
-    with connected(settings, *topics) as client:
+    with connected(settings, Operation.WRITE, *topics) as client:
         lines = JobLines(client, tenant, _say_fault, _say_progress)
         try:
             outcome = lines.submit(sys.stdin.buffer)

@@ -9,14 +9,15 @@ from streamsched.cli.errors import CommandError, UsageRefusedError
 
 if TYPE_CHECKING:
     from streamsched.client import Client
+    from streamsched.kafka.rights import Operation
     from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 5.0
 
 
 @contextmanager
-def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
-    """A client of the SDK on a cluster that answers and has `topics`.
+def connected(settings: "Settings", operation: "Operation", *topics: str) -> Iterator["Client"]:
+    """A client of the SDK on a cluster that answers and has `topics`, for that operation on them.
 
     A broker that is away is told within 5 s; the SDK alone would keep trying to deliver. What
     the SDK refuses as invalid inside the block comes out as a `UsageRefusedError`.
@@ -26,15 +27,22 @@ def connected(settings: "Settings", *topics: str) -> Iterator["Client"]:
 
     from streamsched.client import Client  # noqa: PLC0415
     from streamsched.client.connection import LIBRDKAFKA_LOG  # noqa: PLC0415
-    from streamsched.kafka.connection import Connection  # noqa: PLC0415
+    from streamsched.kafka.connection import Connection, TopicRefusal  # noqa: PLC0415
+    from streamsched.kafka.rights import Kind, Resource, lacks  # noqa: PLC0415
 
     if settings.log_level != "debug":
         # What it says in passing (a coordinator that loads, a node that left) it retries.
         LIBRDKAFKA_LOG.setLevel(logging.CRITICAL + 1)
-    existing = Connection(settings).metadata(ANSWER_SECONDS_MAX).topics
+    connection = Connection(settings)
+    existing = connection.metadata(ANSWER_SECONDS_MAX).topics
     for topic in topics:
-        if topic not in existing:
-            raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
+        if topic in existing:
+            continue
+        # Asked for by its name, a topic that we may not see is told from one that is not there.
+        facts = connection.facts([topic], ANSWER_SECONDS_MAX)[topic]
+        if isinstance(facts, TopicRefusal) and facts.is_of_rights:
+            raise CommandError(lacks([operation], Resource(Kind.TOPIC, topic)))
+        raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
     try:
         config = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
         with Client(

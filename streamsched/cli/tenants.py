@@ -10,6 +10,7 @@ from streamsched.cli.options import with_settings
 from streamsched.cli.output import Format, Output, show_fields, show_json, show_rows
 from streamsched.cli.pages import Urls, ask, urls_or_default
 from streamsched.cli.sdk import connected
+from streamsched.kafka.rights import Operation
 
 if TYPE_CHECKING:
     from streamsched.client import TenantSettings
@@ -67,7 +68,7 @@ def set_(
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not own:
         raise typer.BadParameter("give at least one setting; `tenants unset` removes them all")
-    with connected(settings, settings.names.tenant_settings) as client:
+    with connected(settings, Operation.WRITE, settings.names.tenant_settings) as client:
         offset = client.set_tenant(tenant, **own)
     show_fields({"tenant": tenant, "offset": offset, **own}, output)
 
@@ -76,7 +77,7 @@ def set_(
 @with_settings
 def unset(settings: "Settings", tenant: Tenant, output: Output = Format.TABLE) -> None:
     """Remove a tenant's own settings, so that those of '*' apply."""
-    with connected(settings, settings.names.tenant_settings) as client:
+    with connected(settings, Operation.WRITE, settings.names.tenant_settings) as client:
         show_fields({"tenant": tenant, "offset": client.unset_tenant(tenant)}, output)
 
 
@@ -84,7 +85,7 @@ def unset(settings: "Settings", tenant: Tenant, output: Output = Format.TABLE) -
 @with_settings
 def pause(settings: "Settings", tenant: Tenant, output: Output = Format.TABLE) -> None:
     """Keep a tenant's jobs pending; the rest of its settings stays (last writer wins)."""
-    with connected(settings, settings.names.tenant_settings) as client:
+    with connected(settings, Operation.READ, settings.names.tenant_settings) as client:
         show_fields({"tenant": tenant, "offset": client.pause(tenant), "paused": True}, output)
 
 
@@ -92,7 +93,7 @@ def pause(settings: "Settings", tenant: Tenant, output: Output = Format.TABLE) -
 @with_settings
 def resume(settings: "Settings", tenant: Tenant, output: Output = Format.TABLE) -> None:
     """Dispatch a paused tenant's jobs again (last writer wins)."""
-    with connected(settings, settings.names.tenant_settings) as client:
+    with connected(settings, Operation.READ, settings.names.tenant_settings) as client:
         show_fields({"tenant": tenant, "offset": client.resume(tenant), "paused": False}, output)
 
 
@@ -146,7 +147,7 @@ def _published(settings: "Settings", *, answered: bool) -> "dict[str, TenantSett
     from streamsched.kafka.connection import KafkaProblem  # noqa: PLC0415
 
     try:
-        with connected(settings, settings.names.tenant_settings) as client:
+        with connected(settings, Operation.READ, settings.names.tenant_settings) as client:
             return client.tenants()
     except (KafkaProblem, ReadError, CommandError) as error:
         if not answered:

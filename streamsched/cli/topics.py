@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, say
+from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, UsageRefusedError, say
 from streamsched.cli.options import with_settings, with_topic_settings
 from streamsched.cli.output import Format, Output, show_json, show_rows
+from streamsched.cli.rights import Acls, EgressTopics, Groups, Principals, Tenants, show_rights
 
 if TYPE_CHECKING:
     from streamsched.kafka.admin import Plan, TopicPlan
@@ -43,9 +44,24 @@ def plan(
             help="Exit status 2 where something is missing or differs, 0 where nothing does.",
         ),
     ] = False,
+    acls: Acls = False,
+    principals: Principals = None,
+    tenants: Tenants = None,
+    groups: Groups = None,
+    egress_topics: EgressTopics = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show which topics are missing or differ from what is wanted; change nothing."""
+    """Show which topics are missing or differ from what is wanted; change nothing.
+
+    With --acls: the rights that each role needs, as kafka-acls commands, without asking Kafka.
+    """
+    if acls:
+        show_rights(settings, principals, tenants, groups, egress_topics, output)
+        return
+    if principals or tenants or groups or egress_topics:
+        raise UsageRefusedError(
+            "--principal, --tenant, --group and --egress-topic are about rights: add --acls"
+        )
     from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
 
     found = admin.plan(settings, settings.names, partitions)

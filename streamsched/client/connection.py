@@ -81,7 +81,7 @@ class Connection:
     def consumer_config(self, group: str | None = None, **options: object) -> dict[str, Any]:
         """Options of a consumer; without `group` it gets a group id that is never committed."""
         return {
-            "group.id": group or f"{self.names.app_id}-reader-{uuid.uuid4().hex}",
+            "group.id": group or f"{self.names.reader_group_prefix}{uuid.uuid4().hex}",
             "enable.auto.commit": group is not None,
             "logger": LIBRDKAFKA_LOG,
             **{name: value for name, value in self._config.items() if name != "group.id"},

@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamsched.client.connection import Connection
+from streamsched.client.faults import writing_fault
 from streamsched.client.jobs import Job, Record, Submitted
 
 POLL_SECONDS: Final = 0.1
@@ -26,11 +27,16 @@ _REMEDIES: Final = {
     KafkaError._PURGE_INFLIGHT: (  # noqa: SLF001
         "the client was closed first; submit it again under the same id"
     ),
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "give this user the right to write to it",
     KafkaError.MSG_SIZE_TOO_LARGE: (
         "raise the topic's max.message.bytes with `streamsched topics apply`"
     ),
 }
+
+
+_OF_THE_PRODUCER: Final = frozenset(
+    {KafkaError._PURGE_QUEUE, KafkaError._MSG_TIMED_OUT, KafkaError._FATAL}  # noqa: SLF001
+)
+"""What records are told whose producer cannot go on; the reason was told of the producer."""
 
 
 class DeliveryError(Exception):
@@ -55,6 +61,7 @@ class DeliveryError(Exception):
         remedy = _REMEDIES.get(error.code())
         if error.fatal():
             remedy = "this client cannot go on; make a new one"
+        remedy = writing_fault(error, record.topic) or remedy
         super().__init__(
             f"{what} not delivered to {record.topic}: {self.reason}"
             + (f"; {remedy}" if remedy else "")
@@ -105,6 +112,8 @@ class Deliveries:
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stop = threading.Event()
+        self._refusal: KafkaError | None = None
+        """Why the broker does not take this producer at all, whatever it sends."""
 
     def try_send(self, record: Record, on_done: OnDone) -> bool:
         """Queue `record`; False when the queue is full, and then `on_done` is never called.
@@ -114,7 +123,7 @@ class Deliveries:
 
         def report(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                on_done(DeliveryError(record, error))
+                on_done(DeliveryError(record, self._cause(error)))
             else:
                 partition, offset = message.partition(), message.offset()
                 assert partition is not None
@@ -134,7 +143,7 @@ class Deliveries:
         except BufferError:
             return False
         except KafkaException as error:
-            on_done(DeliveryError(record, error.args[0]))
+            on_done(DeliveryError(record, self._cause(error.args[0])))
         return True
 
     def future_of(self, record: Record) -> "Future[Submitted] | None":
@@ -174,12 +183,35 @@ class Deliveries:
         if self._stop.is_set():
             raise RuntimeError("this client is closed; make a new one")
         if self._producer is None:
-            self._producer = Producer(self._connection.producer_config())
+            config = self._connection.producer_config()
+            self._producer = Producer({**config, "error_cb": self._hear_error(config)})
             self._poller = threading.Thread(
                 target=self._poll, args=(self._producer,), name="streamsched-client", daemon=True
             )
             self._poller.start()
         return self._producer
+
+    def _hear_error(self, config: Mapping[str, Any]) -> Callable[[KafkaError], None]:
+        """What is told of the producer as a whole; the user's own callback hears it too."""
+        users: Callable[[KafkaError], None] | None = config.get("error_cb")
+
+        def hear(error: KafkaError) -> None:
+            # It would ask again for half a minute, and each record would only say that it was
+            # not delivered in time.
+            if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+                self._refusal = error
+                if self._producer is not None:
+                    self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+            if users is not None:
+                users(error)
+
+        return hear
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Why a record was not delivered: what befell the producer, where that is the reason."""
+        if self._refusal is None or error.code() not in _OF_THE_PRODUCER:
+            return error
+        return self._refusal
 
     def _poll(self, producer: Producer) -> None:
         while not self._stop.is_set():

@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streamsched.client.connection import Connection
 from streamsched.client.dispatched import Dispatched, dispatched_from
+from streamsched.client.faults import reading_fault
 from streamsched.client.jobs import tenant_key
 from streamsched.client.tenants import ReadError, egress_topic_of, partitions_of, read_settings
 
@@ -64,7 +65,7 @@ class Reading:
         topic = self._topic
         consumer = Consumer(self._connection.consumer_config())
         try:
-            partitions = partitions_of(consumer, topic)
+            partitions = partitions_of(consumer, topic, self._connection.names)
             if not partitions:
                 self._from_beginning = True
                 return None
@@ -79,7 +80,7 @@ class Reading:
                 positions.append(TopicPartition(topic, number, offset))
             return Start(topic, tuple(positions), config)
         except KafkaException as error:
-            raise ReadError(f"topic {topic} cannot be read: {error.args[0].str()}") from error
+            raise self._unreadable(error.args[0], topic) from error
         finally:
             consumer.close()
 
@@ -100,12 +101,16 @@ class Reading:
         """The tenant's job in a consumed message; `None` for another's. Raises `ReadError`."""
         error = message.error()
         if error is not None:
-            raise ReadError(f"topic {message.topic() or self._topic} cannot be read: {error.str()}")
+            raise self._unreadable(error, message.topic() or self._topic or "")
         record = dispatched_from(message)
         if record is not None and record.tenant == self._tenant:
             return record
         self.mark_handled(message.topic() or "", message.partition() or 0, message.offset() or 0)
         return None
+
+    def _unreadable(self, error: KafkaError, topic: str) -> ReadError:
+        fault = reading_fault(error, self._topic or topic, self.group, self._connection.names)
+        return ReadError(f"topic {self._topic or topic} cannot be read: {fault}")
 
     def mark_handled(self, topic: str, partition: int, offset: int) -> None:
         """The record at `offset` needs not be read again by this group."""

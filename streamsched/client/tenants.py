@@ -8,6 +8,7 @@ import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamsched.client.connection import Connection
+from streamsched.client.faults import reading_fault
 from streamsched.client.jobs import Record, tenant_key
 from streamsched.core.names import DEFAULT_TENANT, TopicNames
 from streamsched.core.rate import UNLIMITED
@@ -122,7 +123,7 @@ def read_settings(connection: Connection) -> SettingsView:
     )
     try:
         deadline = time.monotonic() + NEW_TOPIC_SECONDS_MAX
-        while not (partitions := partitions_of(consumer, topic)):
+        while not (partitions := partitions_of(consumer, topic, names)):
             if time.monotonic() > deadline:
                 raise ReadError(f"topic {topic} does not exist: run `streamsched topics apply`")
             time.sleep(0.1)
@@ -139,7 +140,8 @@ def read_settings(connection: Connection) -> SettingsView:
             if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 unread.discard(message.partition() or 0)
             elif error is not None:
-                raise ReadError(f"topic {topic} cannot be read: {error.str()}")
+                fault = reading_fault(error, topic, None, names)
+                raise ReadError(f"topic {topic} cannot be read: {fault}")
             else:
                 view.feed(message.offset() or 0, message.key(), message.value())
     finally:
@@ -148,7 +150,7 @@ def read_settings(connection: Connection) -> SettingsView:
     return view
 
 
-def partitions_of(consumer: Consumer, topic: str) -> list[int]:
+def partitions_of(consumer: Consumer, topic: str, names: TopicNames) -> list[int]:
     """The topic's partitions, none where it does not exist. Raises `ReadError`."""
     try:
         found = consumer.list_topics(topic, timeout=10).topics[topic]
@@ -161,7 +163,8 @@ def partitions_of(consumer: Consumer, topic: str) -> list[int]:
         return sorted(found.partitions)
     if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
         return []
-    raise ReadError(f"topic {topic} cannot be looked up: {found.error.str()}")
+    fault = reading_fault(found.error, topic, None, names)
+    raise ReadError(f"topic {topic} cannot be looked up: {fault}")
 
 
 def _shown(own: OwnSettings, fault: str) -> TenantSettings:

@@ -1,4 +1,4 @@
-"""Names of the topics, all derived from one application id. Spelt out nowhere else."""
+"""Names of topics, groups and transactions, from one application id. Spelt out nowhere else."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ DEFAULT_TENANT = "*"
 
 @dataclass(frozen=True, slots=True)
 class TopicNames:
-    """The topics of one installation."""
+    """The names of one installation."""
 
     app_id: str = "streamsched"
     tenant_ingress: bool = False
@@ -61,6 +61,40 @@ class TopicNames:
     def egress(self, tenant: str) -> str:
         """The default egress topic of a tenant."""
         return f"{self.app_id}.egress.{tenant}"
+
+    @property
+    def group(self) -> str:
+        """The consumer group of the schedulers."""
+        return self.app_id
+
+    @property
+    def tenant_jobs_group(self) -> str:
+        """The consumer group of the schedulers for the ingress topics of single tenants."""
+        return f"{self.app_id}-tenant-jobs"
+
+    @property
+    def reader_group_prefix(self) -> str:
+        """What the groups begin with of readers that commit nothing and share with nobody."""
+        return f"{self.app_id}-reader-"
+
+    @property
+    def worker_group_prefix(self) -> str:
+        """What groups of workers begin with, unless they have other names."""
+        return f"{self.app_id}-worker"
+
+    @property
+    def observer_group_prefix(self) -> str:
+        """What groups begin with that read outcomes, unless they have other names."""
+        return f"{self.app_id}-observer"
+
+    @property
+    def transactional_id_prefix(self) -> str:
+        """What the transactional ids of all partitions begin with."""
+        return f"{self.app_id}-"
+
+    def transactional_id(self, partition: int) -> str:
+        """Under which the owner of an ingress partition writes."""
+        return f"{self.transactional_id_prefix}{partition}"
 
     def is_reserved(self, topic: str) -> bool:
         """Whether a tenant may not name `topic` as its egress: it is Kafka's or ours."""

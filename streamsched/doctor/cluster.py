@@ -116,9 +116,9 @@ def check_egress(subject: Subject) -> Verdict:
             found = judge(topic, facts.partitions, facts.leaderless, facts, BATCH_BYTES_MAX)
             if found.problem is not None:
                 unfit.append(f"egress topic {topic} {found.detail}")
-        elif facts.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+        elif not facts.is_missing:
             unfit.append(
-                f"egress topic {topic} may not be looked at ({refusal_text(facts)}): grant "
+                f"egress topic {topic} may not be looked at ({refusal_text(facts.error)}): grant "
                 "Describe, DescribeConfigs and Write on it"
             )
     room = subject.settings.egress_topics_max - len(topics)

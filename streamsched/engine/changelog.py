@@ -6,6 +6,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streamsched.core.replay import ChangelogRecord
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
 RECORDS_PER_READ_MAX: Final = 5_000
@@ -63,7 +64,7 @@ class ChangelogConsumer:
         self._consumer = Consumer(
             settings.client_config(
                 **{
-                    "group.id": f"{settings.app_id}-replay",
+                    "group.id": settings.names.group,
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",
@@ -132,4 +133,7 @@ class ChangelogConsumer:
         self._consumer.close()
 
     def _unreadable(self, error: KafkaError) -> ChangelogError:
-        return ChangelogError(f"changelog {self._topic}-{self._partition}: {error.str()}")
+        fault = error.str()
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            fault = lacks([Operation.READ], Resource(Kind.TOPIC, self._topic))
+        return ChangelogError(f"changelog {self._topic}-{self._partition}: {fault}")

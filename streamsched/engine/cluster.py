@@ -6,6 +6,8 @@ from typing import Final
 from streamsched.engine.reader import StartError
 from streamsched.kafka import admin
 from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
+from streamsched.kafka.granted import missing_rights
+from streamsched.kafka.rights import scheduler_at_home
 from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -35,15 +37,24 @@ class Cluster:
 def inspect_cluster(settings: Settings) -> Cluster:
     """Look whether a scheduler can run on the cluster; blocking, up to about 20 s.
 
-    Raises `StartError` with a sentence per fault: broker away, topic missing or unfit.
+    Raises `StartError` with a sentence per fault: broker away, right missing, topic missing or
+    unfit.
     """
     names = settings.names
     try:
-        faults = admin.check(settings, names)
+        connection = Connection(settings)
+        connection.refuse_hopeless()
+        # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
+        connection.metadata(ANSWER_SECONDS_MAX)
+        # Before the topics: who may not see one takes it for missing.
+        faults = missing_rights(connection, scheduler_at_home(names))
         if faults:
             raise StartError("; ".join(faults))
+        unfit = admin.check(settings, names)
+        if unfit:
+            raise StartError("; ".join(unfit))
         wanted = [names.jobs, names.changelog, names.tenant_settings]
-        facts = Connection(settings).facts(wanted, ANSWER_SECONDS_MAX)
+        facts = connection.facts(wanted, ANSWER_SECONDS_MAX)
     except KafkaProblem as problem:
         raise StartError(str(problem)) from problem
     found = [fact for fact in map(facts.get, wanted) if isinstance(fact, TopicFacts)]

@@ -1,6 +1,6 @@
 """The main loop's side of reading: who owns what, what is in flight, which chunk is stale.
 
-Everything here runs on the main event loop, but `admit` and `suspend`, which the reader
+Everything here runs on the main event loop, but `admit`, `suspend` and `forbid`, which the reader
 (`engine.reader`) calls on its own thread.
 """
 
@@ -29,6 +29,8 @@ IN_FLIGHT_SECONDS_MAX: Final = 3.0
 """How long a chunk may be on its way through the frame's streams, which take a millisecond."""
 
 ANNOUNCE_RETRY_SECONDS: Final = 1.0
+FORBIDDEN_SECONDS: Final = 3.0
+"""How long a refusal to be read counts; the broker is asked several times a second."""
 
 log = structlog.get_logger()
 
@@ -100,6 +102,7 @@ class PartitionIngress:
         self._announcement: asyncio.Task[None] | None = None
         self._reader: Reader | None = None
         self._started = False
+        self._forbidden_at = -FORBIDDEN_SECONDS
         self._owner: PartitionOwner = owner_factory(self)
 
     # --- what the owner may ask -----------------------------------------------------------
@@ -143,6 +146,10 @@ class PartitionIngress:
         """See `partitions.Ingress.commit_lazily`."""
         self._offsets[partition] = offset
 
+    def is_forbidden(self) -> bool:
+        """See `partitions.Ingress.is_forbidden`."""
+        return time.monotonic() - self._forbidden_at < FORBIDDEN_SECONDS
+
     def fail(self, error: BaseException) -> None:
         """See `partitions.Ingress.fail`."""
         self._crash(error)
@@ -171,6 +178,10 @@ class PartitionIngress:
     def suspend(self) -> None:
         """From the reader's thread, as soon as a rebalance starts: own nothing from now on."""
         self._admitted = OUTSIDE_OF_GROUP
+
+    def forbid(self) -> None:
+        """From the reader's thread: the broker does not let us read the topic."""
+        self._forbidden_at = time.monotonic()
 
     async def revoke(self) -> None:
         """Have the owner give up all its partitions; never raises, bounded in time."""

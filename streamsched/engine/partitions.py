@@ -129,6 +129,10 @@ class Ingress(Protocol):
         """
         ...
 
+    def is_forbidden(self) -> bool:
+        """Whether the broker refused a moment ago to let us read the topic."""
+        ...
+
     def fail(self, error: BaseException) -> None:
         """End this process with a failure status and `error` in the log."""
         ...

@@ -101,10 +101,20 @@ class Refusal(NamedTuple):
 class CycleFailedError(Exception):
     """The transaction was aborted; the cycle may be run again from the same chunk."""
 
-    def __init__(self, message: str, refusals: Mapping[str, Refusal] | None = None) -> None:
-        """`refusals` are by topic, for topics that will refuse again."""
+    def __init__(
+        self,
+        message: str,
+        refusals: Mapping[str, Refusal] | None = None,
+        *,
+        is_of_rights: bool = False,
+    ) -> None:
+        """`refusals` are by topic, for topics that will refuse again.
+
+        `is_of_rights` is for a topic that may not be written to; the broker does not say which.
+        """
         super().__init__(message)
         self.refusals = refusals or {}
+        self.is_of_rights = is_of_rights
 
 
 class ProducerLostError(Exception):
@@ -114,11 +124,15 @@ class ProducerLostError(Exception):
     """
 
 
+class IdForbiddenError(Exception):
+    """This user may not write under the transactional id of the partition."""
+
+
 def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
     """Options of the producer of one partition, in librdkafka's spelling; ours win."""
     return settings.client_config(
         **{
-            "transactional.id": f"{settings.app_id}-{partition}",
+            "transactional.id": settings.names.transactional_id(partition),
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             "message.timeout.ms": MESSAGE_TIMEOUT_MS,
             "message.max.bytes": MESSAGE_BYTES_MAX,
@@ -231,7 +245,8 @@ class PartitionProducer:
         """End the transaction of whoever had the partition before; first of all, and once.
 
         Retried while the broker is away or busy with the old transaction, as long as `is_wanted`;
-        returns whether it was done. Raises `ProducerLostError` on a fatal error.
+        returns whether it was done. Raises `ProducerLostError` on a fatal error,
+        `IdForbiddenError` where this user may not write under the partition's id.
         """
         started = self._monotonic()
         while is_wanted():
@@ -239,6 +254,8 @@ class PartitionProducer:
                 await self._call(self._producer.init_transactions, CALL_SECONDS)
             except KafkaException as exception:
                 error = exception.args[0]
+                if error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                    raise IdForbiddenError(error.str()) from exception
                 if error.fatal() or not error.retriable():
                     raise ProducerLostError(f"init_transactions: {error.str()}") from exception
                 log.warning(
@@ -330,7 +347,11 @@ class PartitionProducer:
                     await self._abort()
                     self._watches = True
                     self._count_timeouts(error)
-                    raise CycleFailedError(f"commit: {error.str()}", self._refusals) from exception
+                    raise CycleFailedError(
+                        f"commit: {error.str()}",
+                        self._refusals,
+                        is_of_rights=error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                    ) from exception
                 if error.fatal() or not error.retriable() or self._monotonic() > deadline:
                     raise ProducerLostError(f"commit: {error.str()}") from exception
                 log.warning(

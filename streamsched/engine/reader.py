@@ -16,8 +16,10 @@ import aiokafka
 import structlog
 from aiokafka.errors import (
     ConsumerStoppedError,
+    GroupAuthorizationFailedError,
     KafkaError,
     OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
     UnsupportedCodecError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -28,6 +30,7 @@ from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES
 from streamsched.engine.ingress import FetchedChunk
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.unnamable import PlainRecord, read_plainly
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 
 if TYPE_CHECKING:
     from streamsched.engine.transport import ChunkConsumer
@@ -286,7 +289,11 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         if consumer._closed or consumer._fetcher._closed:
             raise ConsumerStoppedError
-        consumer._coordinator.check_errors()
+        try:
+            consumer._coordinator.check_errors()
+        except GroupAuthorizationFailedError as error:
+            group = Resource(Kind.GROUP, self.app.conf.id)
+            raise StartError(lacks([Operation.READ], group)) from error
         # The context tells aiokafka that we are alive, also when no partition wants records.
         with consumer._subscription.fetch_context():
             chunks = await self._take_here(wanted)
@@ -325,6 +332,12 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
                     f"{tp.topic} partition {partition} does not hold offset {mark.position}, which "
                     "is next to be read: the topic was recreated, or records expired unread"
                 ) from error
+            except TopicAuthorizationFailedError:
+                # aiokafka asks again by itself, so it goes on when the right comes back.
+                if not self._frame.ingress.is_forbidden():
+                    log.warning("ingress cannot be read", error=self._forbidden_ingress())
+                self._frame.ingress.forbid()
+                continue
             except UnsupportedCodecError as error:
                 raise StartError(
                     f"{tp.topic} partition {partition} holds a compressed record at or after "
@@ -342,6 +355,9 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             taken.append(FetchedChunk(mark.epoch, chunk))
             mark.position = end
         return taken
+
+    def _forbidden_ingress(self) -> str:
+        return lacks([Operation.READ], Resource(Kind.TOPIC, self._frame.ingress_topic))
 
     async def _read_plainly_here(self, tp: TopicPartition, mark: _Mark) -> list[PlainRecord]:
         """What aiokafka cannot read: the name of a header is no UTF-8."""

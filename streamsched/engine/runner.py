@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 from aiokafka.errors import KafkaError as AiokafkaError
+from aiokafka.errors import TopicAuthorizationFailedError
 from confluent_kafka import KafkaException
 
 from streamsched.core.cycle import Chunk, Cycle
@@ -21,7 +22,12 @@ from streamsched.engine.follower import Follower
 from streamsched.engine.ingress_buffer import IngressBuffer
 from streamsched.engine.own_state import OwnState
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
-from streamsched.engine.producer import CycleFailedError, PartitionProducer, ProducerLostError
+from streamsched.engine.producer import (
+    CycleFailedError,
+    IdForbiddenError,
+    PartitionProducer,
+    ProducerLostError,
+)
 from streamsched.engine.reader import StartError
 from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.state_checks import (
@@ -29,6 +35,8 @@ from streamsched.engine.state_checks import (
     refuse_lost_state,
     truncated_ingress,
 )
+from streamsched.kafka.connection import KafkaProblem
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.store.errors import StoreCorrupt, StoreError
 
 CYCLE_SECONDS_MIN: Final = 0.040
@@ -68,7 +76,7 @@ class Runner:
         self.failed_cycles = 0
         """How often in a row its transaction has failed."""
         self.failure = ""
-        """Why it did last."""
+        """Why it did last, or why it began again."""
         self.partition: Partition | None = None
         self._shared = shared
         self._generation = generation
@@ -153,7 +161,11 @@ class Runner:
 
     async def _begin_again(self, error: Exception) -> None:
         """Drop everything that was open; what is committed will be read from the changelog."""
-        log.warning("partition begins again", partition=self.number, error=str(error))
+        self.failure = str(error)
+        if isinstance(error, TopicAuthorizationFailedError):
+            topic = Resource(Kind.TOPIC, self._shared.settings.names.jobs)
+            self.failure = lacks([Operation.READ], topic)
+        log.warning("partition begins again", partition=self.number, error=self.failure)
         # First of all, so that nothing more is asked for or taken.
         self.phase = Phase.FENCING
         self._release()
@@ -183,7 +195,13 @@ class Runner:
             # Now, since it may take half a second. What is committed meanwhile belongs to the tail.
             self.state.follower.ask_to_stop()
         self._producer = shared.make_producer(self.number)
-        if not await self._producer.fence(self._is_wanted) or not self._is_wanted():
+        try:
+            fenced = await self._producer.fence(self._is_wanted)
+        except IdForbiddenError as error:
+            prefix = shared.settings.names.transactional_id_prefix
+            ids = Resource(Kind.TRANSACTIONAL_ID, prefix, prefixed=True)
+            raise StartError(lacks([Operation.WRITE], ids)) from error
+        if not fenced or not self._is_wanted():
             return
         self.phase = Phase.REPLAYING
         store = await self.state.recover(self._is_wanted)
@@ -205,6 +223,7 @@ class Runner:
             return
         await self._seek(partition)
         self.partition = partition
+        self.failure = ""
         self.phase = Phase.READY
         seconds = shared.monotonic() - began
         shared.metrics.recovery_seconds.labels(str(self.number)).set(seconds)
@@ -313,7 +332,6 @@ class Runner:
                 except CycleFailedError as error:
                     if not await self._after_failure(partition, cycle, error):
                         self.failed_cycles += 1
-                        self.failure = str(error)
                     now_ms = self._read_clock(partition)
                     continue
                 metrics.transaction_seconds.observe(shared.monotonic() - decided)
@@ -342,10 +360,12 @@ class Runner:
         Returns whether all was as expected: jobs went out to find out which of them are refused.
         """
         self._shared.metrics.transactions_aborted.inc()
+        lacking = await self._missing_rights() if error.is_of_rights else ""
+        self.failure = lacking or str(error)
         log.warning(
             "transaction aborted, the cycle is run again",
             partition=self.number,
-            error=str(error),
+            error=self.failure,
             egress_topics=sorted(cycle.egress_topics)[:5],
         )
         is_expected = bool(error.refusals)
@@ -353,12 +373,19 @@ class Runner:
             if not partition.note_refusal(cycle, topic, words, of_record=of_record):
                 is_expected = False
                 self._shared.directory.refuse(topic, f"records for it are refused ({words})")
-        if not error.refusals:
+        if not error.refusals and not lacking:
             self._shared.directory.suspect(cycle.egress_topics)
         partition.abort(cycle)
         if not is_expected:
             await asyncio.sleep(RETRY_SECONDS)
         return is_expected
+
+    async def _missing_rights(self) -> str:
+        """What we may not do on topics of our own, which every cycle needs; empty for nothing."""
+        try:
+            return "; ".join(await self._shared.threads.reading(self._shared.missing_rights))
+        except KafkaProblem:
+            return ""
 
     def _next_chunk(self) -> Chunk | None:
         """The records for one cycle; what makes room for more says so."""

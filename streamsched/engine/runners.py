@@ -30,7 +30,10 @@ from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.stores import RocksStores
 from streamsched.engine.tenant_topics import TenantTopics
 from streamsched.engine.threads import Threads
+from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
+from streamsched.kafka.granted import missing_rights
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks, scheduler_at_home
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreError
 from streamsched.store.folder import claim
@@ -106,6 +109,9 @@ class PartitionRunners:
             stores=RocksStores(settings),
             make_producer=partial(_make_producer, settings, threads.producing, QuotaWatch()),
             open_changelog=partial(ChangelogConsumer, settings),
+            missing_rights=partial(
+                missing_rights, Connection(settings), scheduler_at_home(settings.names)
+            ),
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,
         )
@@ -205,11 +211,15 @@ class PartitionRunners:
             found["group"] = "waiting for partitions"
         if not self.view.complete:
             found["settings"] = "reading the settings topic"
+        if self._ingress.is_forbidden():
+            topic = Resource(Kind.TOPIC, self.settings.names.jobs)
+            found["ingress"] = lacks([Operation.READ], topic)
         for number, runner in sorted(self.runners.items()):
             if runner.phase is not Phase.READY:
                 left = runner.state.records_left
                 more = f", {left} records left" if left else ""
-                found[f"partition {number}"] = f"{runner.phase.value}{more}"
+                again = f", after {runner.failure}" if runner.failure else ""
+                found[f"partition {number}"] = f"{runner.phase.value}{more}{again}"
             elif runner.failed_cycles >= FAILED_CYCLES_MIN:
                 found[f"partition {number}"] = (
                     f"its last {runner.failed_cycles} transactions failed: {runner.failure}"

@@ -20,6 +20,7 @@ from streamsched.core.settings_view import SettingsView
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.reader import StartError
 from streamsched.kafka.connection import Connection, KafkaAway, TopicFacts
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
 RECORDS_PER_BATCH: Final = 1_000
@@ -87,7 +88,12 @@ class SettingsReader:
                 self._on_loop(self._fail, error)
                 return
             except KafkaException as exception:
-                log.warning("settings topic cannot be read", error=exception.args[0].str())
+                refusal = exception.args[0]
+                fault = refusal.str()
+                if refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    topic = Resource(Kind.TOPIC, self._settings.names.tenant_settings)
+                    fault = lacks([Operation.READ], topic)
+                log.warning("settings topic cannot be read", error=fault)
                 self._stopping.wait(RETRY_SECONDS)
             finally:
                 consumer.close()
@@ -96,7 +102,7 @@ class SettingsReader:
         consumer = Consumer(
             self._settings.client_config(
                 **{
-                    "group.id": f"{self._settings.app_id}-settings",
+                    "group.id": self._settings.names.group,
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",

@@ -1,6 +1,6 @@
 """What the runners of a process use together, and the phases that each goes through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,6 +45,8 @@ class Shared:
     make_producer: Callable[[int], PartitionProducer]
     """A producer for the partition of that number."""
     open_changelog: Callable[[int], ChangelogSource]
+    missing_rights: Callable[[], Sequence[str]]
+    """A sentence for each right on our own topics and group that is missing; blocks."""
     clock_ms: Callable[[], int]
     """Wall clock; may step."""
     monotonic: Callable[[], float]

@@ -94,7 +94,7 @@ class TenantTopics:
         consumer = Consumer(
             settings.client_config(
                 **{
-                    "group.id": f"{settings.app_id}-tenant-jobs",
+                    "group.id": settings.names.tenant_jobs_group,
                     "enable.auto.commit": False,
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "earliest",
@@ -112,7 +112,7 @@ class TenantTopics:
         producer = Producer(
             settings.client_config(
                 **{
-                    "transactional.id": f"{settings.app_id}-tenant-jobs-{uuid.uuid4().hex}",
+                    "transactional.id": f"{settings.names.tenant_jobs_group}-{uuid.uuid4().hex}",
                     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                     "message.max.bytes": MESSAGE_BYTES_MAX,
                     "allow.auto.create.topics": False,

@@ -37,7 +37,7 @@ def read_plainly(settings: Settings, partition: int, offset: int) -> list[PlainR
     consumer = Consumer(
         settings.client_config(
             **{
-                "group.id": f"{settings.app_id}-plain",
+                "group.id": settings.names.group,
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",

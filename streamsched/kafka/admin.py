@@ -24,6 +24,7 @@ from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts, refusal_text
 from streamsched.kafka.egress_survey import OLDEST_MS_MIN
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
 Where = Settings | Mapping[str, Any]
@@ -39,8 +40,6 @@ _APPLY_FIRST: Final = "run `streamsched topics apply`"
 
 _REMEDIES: Final = {
     KafkaError.INVALID_REPLICATION_FACTOR: "ask for fewer copies with --replication-factor",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "give this user the right to create it",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "give this user the right to create topics",
 }
 
 # The length of the changelog is what a recovery without state reads, so it is compacted early and
@@ -278,11 +277,14 @@ def _plan(
     for topic, found in connection.facts(own, ANSWER_SECONDS_MAX).items():
         if isinstance(found, TopicFacts):
             facts[topic] = found
-        elif found.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+        elif found.is_of_rights:
+            looking = (Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS)
+            missing = [operation for operation in looking if operation not in found.operations]
             raise KafkaProblem(
-                f"topic {topic} cannot be looked at ({refusal_text(found)}): "
-                "give this user the right to describe it and its configuration"
+                f"topic {topic} cannot be looked at: {lacks(missing, Resource(Kind.TOPIC, topic))}"
             )
+        elif not found.is_missing:
+            raise KafkaProblem(f"topic {topic} cannot be looked at: {refusal_text(found.error)}")
     ingress = facts.get(names.jobs) or facts.get(names.changelog)
     count = ingress.partitions if ingress else partitions or PARTITIONS
     plans = []
@@ -391,10 +393,8 @@ def _create(connection: Connection, before: Plan) -> tuple[str, ...]:
         if refusal is None:
             created.append(topic)
         elif refusal.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            remedy = _REMEDIES.get(refusal.code())
             raise KafkaProblem(
-                f"topic {topic} cannot be created: {refusal_text(refusal)}"
-                + (f"; {remedy}" if remedy else "")
+                f"topic {topic} cannot be created: {_fault(refusal, topic, Operation.CREATE)}"
             )
     return tuple(created)
 
@@ -420,10 +420,19 @@ def _correct(connection: Connection, before: Plan) -> tuple[str, ...]:
         refusal = connection.outcome(future, ANSWER_SECONDS_MAX)
         if isinstance(refusal, KafkaError):
             raise KafkaProblem(
-                f"configuration of topic {resource.name} cannot be changed: {refusal_text(refusal)}"
+                f"configuration of topic {resource.name} cannot be changed: "
+                + _fault(refusal, resource.name, Operation.ALTER_CONFIGS)
             )
         changed.append(resource.name)
     return tuple(changed)
+
+
+def _fault(refusal: KafkaError, topic: str, operation: Operation) -> str:
+    """Why the broker refuses an operation: in its words, or by the right that is missing."""
+    if refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return lacks([operation], Resource(Kind.TOPIC, topic))
+    remedy = _REMEDIES.get(refusal.code())
+    return refusal_text(refusal) + (f"; {remedy}" if remedy else "")
 
 
 def _sentences(topic: TopicPlan) -> list[str]:

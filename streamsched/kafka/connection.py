@@ -2,15 +2,15 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Node, TopicCollection
 from confluent_kafka.admin import (
-    AclOperation,
     AdminClient,
     ClusterMetadata,
     ConfigResource,
@@ -20,6 +20,7 @@ from confluent_kafka.admin import (
 
 from streamsched.kafka.client_options import check_options
 from streamsched.kafka.first_contact import fault_of
+from streamsched.kafka.rights import Operation
 from streamsched.settings import Settings
 
 # The settings of 25 topics cost about 5 ms of Python in one go; more would hold up other threads.
@@ -55,7 +56,7 @@ class TopicFacts:
     partitions: int
     replication_factor: int
     leaderless: int  #: partitions that have no leader at the moment
-    may_write: bool
+    operations: frozenset[Operation]  #: what this user may do with it
     configs: Mapping[str, str]
 
     @property
@@ -77,6 +78,24 @@ class TopicFacts:
     def max_message_bytes(self) -> int:
         """Largest batch of records that the topic takes."""
         return int(self.configs["max.message.bytes"])
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRefusal:
+    """The broker's refusal to tell of a topic: there is none, or this user may not know."""
+
+    error: KafkaError
+    operations: frozenset[Operation] = frozenset()  #: what this user may do with it, as far as seen
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such topic, and this user may know it."""
+        return bool(self.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    @property
+    def is_of_rights(self) -> bool:
+        """Whether a right is missing."""
+        return bool(self.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
 class Connection:
@@ -144,12 +163,12 @@ class Connection:
             "or correct STREAMSCHED_BOOTSTRAP_SERVERS"
         )
 
-    def facts(self, topics: Sequence[str], seconds: float) -> dict[str, TopicFacts | KafkaError]:
+    def facts(self, topics: Sequence[str], seconds: float) -> dict[str, TopicFacts | TopicRefusal]:
         """What the broker knows of `topics`, or its refusal, for each of them.
 
         Raises `KafkaAway` where it does not answer within `seconds`.
         """
-        found: dict[str, TopicFacts | KafkaError] = {}
+        found: dict[str, TopicFacts | TopicRefusal] = {}
         for names in _batches(topics):
             described = self.client.describe_topics(
                 TopicCollection(names),
@@ -163,12 +182,31 @@ class Connection:
                 description = self.outcome(described[name], seconds)
                 settings = self.outcome(by_name[name], seconds)
                 if isinstance(description, KafkaError):
-                    found[name] = description
+                    # The broker tells of a configuration whoever may see just that.
+                    seen = () if isinstance(settings, KafkaError) else (Operation.DESCRIBE_CONFIGS,)
+                    found[name] = TopicRefusal(description, frozenset(seen))
                 elif isinstance(settings, KafkaError):
-                    found[name] = settings
+                    found[name] = TopicRefusal(
+                        settings,
+                        _allowed(description.authorized_operations) - {Operation.DESCRIBE_CONFIGS},
+                    )
                 else:
                     found[name] = _facts_of(description, settings)
         return found
+
+    def group_operations(self, group: str, seconds: float) -> frozenset[Operation]:
+        """What this user may do with a consumer group, whether or not it exists.
+
+        Raises `KafkaAway` where the broker does not answer within `seconds`.
+        """
+        described = self.client.describe_consumer_groups(
+            [group], include_authorized_operations=True, request_timeout=seconds
+        )
+        description = self.outcome(described[group], seconds)
+        if isinstance(description, KafkaError):
+            forbidden = description.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+            return frozenset() if forbidden else frozenset(Operation)
+        return _allowed(description.authorized_operations)
 
     def outcome(self, future: "Future[Any]", seconds: float) -> Any:
         """Result of an admin request, or the broker's refusal as a `KafkaError`.
@@ -202,17 +240,21 @@ def _facts_of(description: TopicDescription, configs: Mapping[str, Any]) -> Topi
     partitions = description.partitions
     # The client's types say that there is always a leader; for a lost one it hands out None.
     leaders: list[Node | None] = [partition.leader for partition in partitions]
-    # Nothing listed stands for a broker that does not tell; it will when it is written to.
-    allowed: list[Any] = description.authorized_operations or []
     return TopicFacts(
         topic=description.name,
         topic_id=str(description.topic_id),
         partitions=len(partitions),
         replication_factor=min((len(p.replicas) for p in partitions), default=0),
         leaderless=sum(leader is None or leader.id < 0 for leader in leaders),
-        may_write=not allowed or AclOperation.WRITE in allowed,
+        operations=_allowed(description.authorized_operations),
         configs={name: entry.value or "" for name, entry in configs.items()},
     )
+
+
+def _allowed(listed: Iterable[Enum] | None) -> frozenset[Operation]:
+    """The operations of a broker's list; all where it does not tell, and will when it is asked."""
+    names = {operation.name.replace("_", "") for operation in listed or ()}
+    return frozenset(one for one in Operation if not names or one.value.upper() in names)
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[str]]:

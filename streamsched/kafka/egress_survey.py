@@ -11,7 +11,8 @@ from confluent_kafka.admin import ClusterMetadata, NewTopic, TopicMetadata
 from streamsched.core.destinations import Destination, Problem
 from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
-from streamsched.kafka.connection import Connection, TopicFacts, refusal_text
+from streamsched.kafka.connection import Connection, TopicFacts, TopicRefusal, refusal_text
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 
 FACTS_SECONDS: Final = 10.0
 """How late a changed configuration or right is noticed; later with more than 500 topics."""
@@ -44,7 +45,7 @@ class Findings:
 class _Reading:
     """Facts of a topic or the refusal to tell them, and when they were read (monotonic)."""
 
-    facts: TopicFacts | KafkaError
+    facts: TopicFacts | TopicRefusal
     read_at_seconds: float
 
 
@@ -57,9 +58,9 @@ def judge(
     if facts.compacted:
         problem = Problem.COMPACTED
         detail = "is compacted, which would remove dispatched jobs: set cleanup.policy=delete"
-    elif not facts.may_write:
+    elif Operation.WRITE not in facts.operations:
         problem = Problem.FORBIDDEN
-        detail = "may not be written to: grant this scheduler Write on it"
+        detail = _forbidden(topic, facts.operations)
     elif facts.oldest_ms < OLDEST_MS_MIN:
         problem = Problem.REFUSES
         detail = (
@@ -87,6 +88,13 @@ def judge(
 def unusable(topic: str, problem: Problem, detail: str) -> Destination:
     """A topic of which nothing is known but why it cannot be used."""
     return Destination(topic, 0, 0, problem, detail)
+
+
+def _forbidden(topic: str, operations: AbstractSet[Operation]) -> str:
+    """Which rights are missing where `operations` are what this scheduler has."""
+    needed = (Operation.WRITE, Operation.DESCRIBE_CONFIGS)
+    missing = [operation for operation in needed if operation not in operations]
+    return f"may not be used: {lacks(missing, Resource(Kind.TOPIC, topic))}"
 
 
 class EgressSurvey:
@@ -136,6 +144,11 @@ class EgressSurvey:
             self._readings.pop(topic, None)
         refused, hidden = self._create(missing, self._room(cluster, existing))
         self._read([*self._due(existing, suspects, now_seconds), *hidden], now_seconds)
+        for topic in hidden:
+            # That it cannot be created says nothing of one that is there and may not be seen.
+            reading = self._readings.get(topic)
+            if reading is not None and isinstance(reading.facts, TopicRefusal):
+                refused.pop(topic, None)
         found: dict[str, Destination] = {}
         for topic in wanted:
             if topic in idle and topic not in seen:
@@ -158,7 +171,10 @@ class EgressSurvey:
     def _create(
         self, missing: Mapping[str, int], room: int
     ) -> tuple[dict[str, Destination], list[str]]:
-        """Create `missing`; returns what was refused, and what exists although it is not shown."""
+        """Create `missing`; returns what was refused, and what may exist although it is not shown.
+
+        A topic can be both: who may neither create nor see it is not told whether there is one.
+        """
         refused: dict[str, Destination] = {}
         hidden: list[str] = []
         asked = list(missing)[: min(room, CREATIONS_PER_SURVEY_MAX)]
@@ -184,9 +200,12 @@ class EgressSurvey:
                 # Made by somebody just now, or not ours to see: asking for it by name tells.
                 hidden.append(topic)
                 continue
-            forbidden = refusal.code() in _FORBIDDEN_CODES
-            problem = Problem.FORBIDDEN if forbidden else Problem.MISSING
-            detail = f"does not exist and cannot be created: {refusal_text(refusal)}"
+            problem, fault = Problem.MISSING, refusal_text(refusal)
+            if refusal.code() in _FORBIDDEN_CODES:
+                hidden.append(topic)
+                problem = Problem.FORBIDDEN
+                fault = lacks([Operation.CREATE], Resource(Kind.TOPIC, topic))
+            detail = f"does not exist and cannot be created: {fault}"
             refused[topic] = unusable(topic, problem, detail)
         return refused, hidden
 
@@ -206,32 +225,28 @@ class EgressSurvey:
         rest = unread + [topic for _, topic in sorted(stale)]
         return first + rest[:FACTS_PER_SURVEY_MAX]
 
-    def _facts_seconds(self, facts: TopicFacts | KafkaError) -> float:
+    def _facts_seconds(self, facts: TopicFacts | TopicRefusal) -> float:
         """How long `facts` hold: less where they keep a tenant waiting."""
-        if isinstance(facts, KafkaError):
+        if isinstance(facts, TopicRefusal):
             return FAULTY_FACTS_SECONDS
         good = judge(facts.topic, 1, 0, facts, self._message_bytes_min).problem is None
         return FACTS_SECONDS if good else FAULTY_FACTS_SECONDS
 
     def _read(self, topics: list[str], now_seconds: float) -> None:
         for topic, facts in self._connection.facts(topics, ANSWER_SECONDS_MAX).items():
-            gone = isinstance(facts, KafkaError) and (
-                facts.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-            )
-            if gone:
+            if isinstance(facts, TopicRefusal) and facts.is_missing:
                 self._readings.pop(topic, None)
             else:
                 self._readings[topic] = _Reading(facts, now_seconds)
 
     def _destination(
-        self, topic: str, metadata: TopicMetadata | None, facts: TopicFacts | KafkaError
+        self, topic: str, metadata: TopicMetadata | None, facts: TopicFacts | TopicRefusal
     ) -> Destination:
-        if isinstance(facts, KafkaError):
-            detail = (
-                f"may not be looked at ({refusal_text(facts)}): grant this scheduler Describe, "
-                "DescribeConfigs and Write on it"
-            )
-            return unusable(topic, Problem.FORBIDDEN, detail)
+        if isinstance(facts, TopicRefusal):
+            if facts.is_of_rights:
+                return unusable(topic, Problem.FORBIDDEN, _forbidden(topic, facts.operations))
+            detail = f"cannot be looked at: {refusal_text(facts.error)}"
+            return unusable(topic, Problem.UNKNOWN, detail)
         if metadata is None:
             return unusable(topic, Problem.UNKNOWN, "is being looked at")
         leaderless = sum(p.leader < 0 for p in metadata.partitions.values())

@@ -6,7 +6,14 @@ The controller answers a request before the broker that clients ask has heard of
 import time
 from collections.abc import Callable, Mapping
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 _SECONDS_MAX = 20.0
 
@@ -51,3 +58,10 @@ def delete_topic(admin: AdminClient, topic: str) -> None:
     """Delete `topic` and wait until it is gone."""
     admin.delete_topics([topic])[topic].result(10)
     await_partitions(admin, topic, 0)
+
+
+def set_config(admin: AdminClient, topic: str, name: str, value: str) -> None:
+    """Change a topic's configuration."""
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(10)

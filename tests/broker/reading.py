@@ -19,6 +19,7 @@ from streamsched.core import headers as h
 from tests.connecting import client_options
 
 SECONDS_MAX = 60.0
+GROUP = "test-reader"
 
 _AT_END = {
     KafkaError._PARTITION_EOF,
@@ -36,7 +37,7 @@ def read_topics(
     consumer = Consumer(
         {
             **client_options(kafka),
-            "group.id": "test-reader",
+            "group.id": GROUP,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed" if committed else "read_uncommitted",

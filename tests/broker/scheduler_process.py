@@ -96,16 +96,19 @@ class SchedulerProcess:
         """Wait until the sum of a metric over its labels is `value`."""
         await_condition(f"{name} is {value}", lambda: self.metric(name) == value, 30, self.log)
 
-    def page(self, path: str) -> dict[str, Any]:
-        """The JSON of one of its pages, whatever the status."""
+    def text(self, path: str) -> str:
+        """What one of its pages says, whatever the status."""
         url = f"http://127.0.0.1:{self.port}{path}"
         try:
             with urllib.request.urlopen(url, timeout=5) as response:
-                body = response.read()
+                return str(response.read().decode())
         except urllib.error.HTTPError as error:
             with error:
-                body = error.read()
-        found: dict[str, Any] = json.loads(body)
+                return error.read().decode()
+
+    def page(self, path: str) -> dict[str, Any]:
+        """The JSON of one of its pages, whatever the status."""
+        found: dict[str, Any] = json.loads(self.text(path))
         return found
 
     def tenant(self, name: str) -> dict[str, Any]:

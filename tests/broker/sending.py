@@ -24,6 +24,8 @@ class Sender:
 
     def __init__(self, kafka: str, names: TopicNames, **options: Any) -> None:
         self.names = names
+        self._kafka = kafka
+        self._options = options
         self._failures: list[KafkaError] = []
         self._producer = Producer(
             {
@@ -34,6 +36,10 @@ class Sender:
                 **{name.replace("_", "."): value for name, value in options.items()},
             }
         )
+
+    def again(self) -> "Sender":
+        """Another one like it, for another thread."""
+        return Sender(self._kafka, self.names, **self._options)
 
     def job(
         self,

@@ -6,43 +6,21 @@ from contextlib import ExitStack
 import pytest
 
 from tests.broker.installation import Installation, prepared
+from tests.broker.supply import Supply
 from tests.contract.behaviours import *  # noqa: F403  (the tests themselves)
 from tests.contract.broker_world import BrokerWorld
 from tests.contract.world import World
 
 
-class Supply:
-    """Installations of one test each; the next one starts while a test runs."""
-
-    def __init__(self, kafka: str, folders: pytest.TempPathFactory) -> None:
-        self._kafka = kafka
-        self._folders = folders
-        self._next: tuple[Installation, ExitStack] | None = None
-
-    def take(self) -> tuple[Installation, ExitStack]:
-        """An installation that is ready, and what ends it."""
-        taken = self._next or self._start()
-        self._next = self._start()
-        taken[0].process.wait_ready()
-        return taken
-
-    def close(self) -> None:
-        """End the one that nobody took."""
-        if self._next is not None:
-            self._next[1].close()
-
-    def _start(self) -> tuple[Installation, ExitStack]:
-        stack = ExitStack()
-        folder = self._folders.mktemp("contract")
-        it = stack.enter_context(prepared(self._kafka, folder, partitions=2))
-        it.process.start()
-        return it, stack
-
-
 @pytest.fixture(scope="module")
 def supply(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supply]:
     """Where the tests of this module get their schedulers from."""
-    found = Supply(kafka, tmp_path_factory)
+
+    def prepare(stack: ExitStack) -> Installation:
+        folder = tmp_path_factory.mktemp("contract")
+        return stack.enter_context(prepared(kafka, folder, partitions=2))
+
+    found = Supply(prepare)
     yield found
     found.close()
 

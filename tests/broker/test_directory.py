@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from confluent_kafka import KafkaError
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -25,7 +24,7 @@ from streamsched.core.destinations import Destination, Problem
 from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
 from streamsched.kafka import egress_survey
-from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
+from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts, TopicRefusal
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.embedded import EmbeddedKafka
 from streamsched.settings import Settings
@@ -96,7 +95,7 @@ def facts_asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def facts(
         self: Connection, topics: Sequence[str], seconds: float
-    ) -> dict[str, TopicFacts | KafkaError]:
+    ) -> dict[str, TopicFacts | TopicRefusal]:
         found = real(self, topics, seconds)
         asked.extend(found)
         return found

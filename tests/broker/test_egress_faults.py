@@ -1,39 +1,32 @@
 """One tenant's egress topic is broken while jobs flow: nobody else is stopped, and it goes on."""
 
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
 from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourcePatternType,
-    ResourceType,
 )
 
 from streamsched.core.destinations import Problem
-from streamsched.kafka.embedded import EmbeddedKafka
-from tests.broker.cluster import await_condition, create_topic, delete_topic, partition_count
+from tests.broker.cluster import (
+    await_condition,
+    create_topic,
+    delete_topic,
+    partition_count,
+    set_config,
+)
+from tests.broker.flowing import (
+    PARTITIONS,
+    await_dispatched_once,
+    await_progress,
+    flowing,
+    unconfigured,
+)
 from tests.broker.installation import Installation, installed
-from tests.broker.reading import job_id, lateness_ms, read_events, read_topics
-from tests.broker.sending import Sender, tenants_of
+from tests.broker.reading import job_id, read_topics
 
-PARTITIONS = 2
 TOPICS_MAX = 16
-PERIOD_SECONDS = 0.02
-BYSTANDERS = tenants_of(0, PARTITIONS, 1, "neighbour") + tenants_of(1, PARTITIONS, 1, "neighbour")
-"""One tenant on each ingress partition, so one of them shares its cycles with the broken one."""
 
 
 @pytest.fixture(scope="module")
@@ -44,123 +37,6 @@ def it(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install
         kafka, folder, partitions=PARTITIONS, egress_topics_max=str(TOPICS_MAX)
     ) as running:
         yield running
-
-
-class Traffic:
-    """A steady flow of jobs, due at once, over some tenants; each job counted."""
-
-    def __init__(self, it: Installation, tenants: list[str]) -> None:
-        self.sent: dict[str, list[str]] = {tenant: [] for tenant in tenants}
-        self._sender = Sender(it.kafka, it.names)
-        self._stopping = threading.Event()
-        self._label = f"{time.time_ns()}"
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stopping.wait(PERIOD_SECONDS):
-            for tenant, ids in self.sent.items():
-                name = f"{self._label}-{number}"
-                self._sender.job(tenant, name, value=b"x" * 300)
-                ids.append(name)
-            number += 1
-
-    def stop(self) -> None:
-        """End it, everything delivered."""
-        self._stopping.set()
-        self._thread.join()
-        self._sender.flush()
-
-
-@contextmanager
-def flowing(it: Installation, broken: str) -> Iterator[Traffic]:
-    """Traffic of the bystanders and of one tenant that will be in trouble.
-
-    In the end every job of all of them must have left exactly once, by its events, and those of
-    the bystanders must be on their topics in the order in which they were sent.
-    """
-    for tenant in [*BYSTANDERS, broken]:
-        it.sender.settings(tenant, events="all")
-    it.sender.flush()
-    for tenant in [*BYSTANDERS, broken]:
-        it.process.await_tenant(tenant, egress_topic=it.names.egress(tenant))
-    traffic = Traffic(it, [*BYSTANDERS, broken])
-    try:
-        yield traffic
-    finally:
-        traffic.stop()
-    for tenant in BYSTANDERS:
-        sent = traffic.sent[tenant]
-        found = arrived(it, tenant, sent)
-        assert [job_id(message) for message in found] == sent
-        print(f"{tenant}: {len(found)} jobs, longest lateness {longest(found)} ms")
-    await_dispatched_once(it, broken, traffic.sent[broken])
-
-
-def arrived(it: Installation, tenant: str, ids: list[str]) -> list[Message]:
-    """The records of these jobs, once all of them are there."""
-    mine = set(ids)
-    return it.committed(it.names.egress(tenant), len(ids), lambda m: job_id(m) in mine)
-
-
-def longest(found: list[Message]) -> int:
-    """The longest lateness of dispatched jobs, in ms."""
-    return max(lateness_ms(message) for message in found)
-
-
-def dispatches(it: Installation, tenant: str) -> Counter[str]:
-    """How often each job of a tenant was dispatched, by its events."""
-    return Counter(
-        event["id"]
-        for event in read_events(it.kafka, it.names.events)
-        if event["tenant"] == tenant and event["event"] == "dispatched"
-    )
-
-
-def await_dispatched_once(it: Installation, tenant: str, ids: list[str]) -> None:
-    """Wait until every job has left, and see that none did twice."""
-    await_condition(
-        f"{len(ids)} jobs of {tenant} have left",
-        lambda: set(ids) <= dispatches(it, tenant).keys(),
-        60,
-        it.process.log,
-    )
-    twice = {name: count for name, count in dispatches(it, tenant).items() if count > 1}
-    assert not twice
-
-
-def await_progress(it: Installation, traffic: Traffic, jobs: int = 25) -> None:
-    """Wait until each bystander got that many jobs which were sent from now on."""
-    start = {tenant: len(traffic.sent[tenant]) for tenant in BYSTANDERS}
-    for tenant in BYSTANDERS:
-        await_condition(
-            "more was sent",
-            lambda t=tenant: len(traffic.sent[t]) >= start[t] + jobs,  # type: ignore[misc]
-        )
-        fresh = traffic.sent[tenant][start[tenant] : start[tenant] + jobs]
-        arrived(it, tenant, fresh)
-
-
-def unconfigured(it: Installation, tenant: str, problem: Problem, detail: str) -> None:
-    """Wait until the tenant is said to be unconfigured, for the right reason."""
-    reason = {"text": ""}
-
-    def is_so() -> bool:
-        row = it.process.tenant(tenant)
-        reason["text"] = str(row)
-        return row.get("status") == "unconfigured" and detail in (row["reason"] or "")
-
-    await_condition(
-        f"{tenant} is unconfigured ({problem}): {detail}", is_so, 60, lambda: reason["text"]
-    )
-
-
-def set_config(admin: AdminClient, topic: str, name: str, value: str) -> None:
-    """Change a topic's configuration."""
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(10)
 
 
 @pytest.mark.timeout(180)
@@ -279,53 +155,3 @@ def egress_topics(it: Installation, admin: AdminClient) -> int:
     """How many egress topics there are."""
     known = admin.list_topics(timeout=10).topics
     return sum(name.startswith(it.names.egress_prefix) for name in known)
-
-
-@pytest.mark.timeout(240)
-def test_forbidden_topic(tmp_path: Path) -> None:
-    """Without the right to write: unconfigured, and on its way again once it is granted."""
-    properties = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "allow.everyone.if.no.acl.found": "true",
-        "super.users": "User:admin",
-    }
-    with (
-        EmbeddedKafka(tmp_path / "kafka", properties=properties) as kafka,
-        installed(kafka.bootstrap_servers, tmp_path / "run", partitions=PARTITIONS) as it,
-    ):
-        admin = AdminClient({"bootstrap.servers": it.kafka})
-        topic = it.names.egress("forbidden")
-        with flowing(it, "forbidden") as traffic:
-            await_progress(it, traffic)
-            rules = [
-                rule(topic, AclOperation.READ, AclPermissionType.ALLOW),
-                rule(topic, AclOperation.DESCRIBE, AclPermissionType.ALLOW),
-                rule(topic, AclOperation.DESCRIBE_CONFIGS, AclPermissionType.ALLOW),
-                rule(topic, AclOperation.WRITE, AclPermissionType.DENY),
-            ]
-            for future in admin.create_acls(rules).values():
-                future.result(10)
-            unconfigured(it, "forbidden", Problem.FORBIDDEN, "grant this scheduler Write")
-            await_progress(it, traffic)
-            everything = AclBindingFilter(
-                ResourceType.TOPIC,
-                topic,
-                ResourcePatternType.LITERAL,
-                None,  # type: ignore[arg-type]  # anybody
-                None,  # type: ignore[arg-type]  # anybody
-                AclOperation.ANY,
-                AclPermissionType.ANY,
-            )
-            for deleted in admin.delete_acls([everything]).values():
-                deleted.result(10)
-            it.process.await_tenant("forbidden", status="ok")
-        found = [job_id(message) for message in read_topics(it.kafka, [topic])]
-        assert found == traffic.sent["forbidden"]
-
-
-def rule(topic: str, operation: AclOperation, permission: AclPermissionType) -> AclBinding:
-    """A rule for everybody on one topic."""
-    return AclBinding(
-        *(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*"),
-        *(operation, permission),
-    )

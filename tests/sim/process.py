@@ -121,6 +121,7 @@ class SimProcess:
             open_changelog=lambda number: SimChangelog(
                 world.broker, world.faults, self.effect, world.names.changelog, number
             ),
+            missing_rights=list,
             clock_ms=self.host.clock.now_ms,
             monotonic=world.loop.time,
         )

@@ -146,7 +146,8 @@ def test_files_that_are_named_exist(path: Path) -> None:
 def test_names_with_our_prefix_exist(path: Path) -> None:
     """Each header, topic, metric and module that is named is one of ours."""
     text = path.read_text(encoding="utf-8")
-    others = {"streamsched-", "streamsched-error-", *TOPICS}
+    groups = {NAMES.reader_group_prefix, NAMES.worker_group_prefix, NAMES.observer_group_prefix}
+    others = {"streamsched-", "streamsched-error-", *TOPICS, *groups}
     for name in re.findall(r"(?<![\w./-])streamsched-[a-z0-9-]*", text):
         assert name in HEADERS | others, name
     families = metric_names()

@@ -7,6 +7,7 @@ import pytest
 from streamsched.core.destinations import Problem
 from streamsched.kafka.connection import TopicFacts
 from streamsched.kafka.egress_survey import judge
+from streamsched.kafka.rights import Operation
 
 GOOD = TopicFacts(
     topic="t",
@@ -14,7 +15,7 @@ GOOD = TopicFacts(
     partitions=3,
     replication_factor=1,
     leaderless=0,
-    may_write=True,
+    operations=frozenset(Operation),
     configs={"cleanup.policy": "delete", "max.message.bytes": "1000"},
 )
 COMPACTED = replace(GOOD, configs={**GOOD.configs, "cleanup.policy": "delete,compact"})
@@ -30,7 +31,12 @@ def test_good_topic_has_no_problem() -> None:
     ("facts", "leaderless", "message_bytes_min", "problem"),
     [
         (COMPACTED, 0, 0, Problem.COMPACTED),
-        (replace(GOOD, may_write=False), 0, 0, Problem.FORBIDDEN),
+        (
+            replace(GOOD, operations=frozenset(Operation) - {Operation.WRITE}),
+            0,
+            0,
+            Problem.FORBIDDEN,
+        ),
         (GOOD, 0, 1001, Problem.TOO_SMALL),
         (
             replace(GOOD, configs={**GOOD.configs, "min.insync.replicas": "2"}),
