@@ -10,9 +10,9 @@ import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.shared_broker import SharedBroker, address_of_shared_broker
+from tests.shared_broker import NoContainerError, SharedBroker, address_of_shared_broker
 
-TIERS = frozenset({"unit", "property", "sim", "broker", "chaos"})
+TIERS = frozenset({"unit", "property", "sim", "broker", "chaos", "container"})
 """Folders under tests/; each is a marker of the same name."""
 
 BROKER = pytest.StashKey[SharedBroker]()
@@ -30,8 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kafka",
         default="embedded",
-        metavar="embedded|HOST:PORT",
-        help="the Kafka that tests run on: one of their own (default), or a running one",
+        metavar="embedded|container|HOST:PORT",
+        help="the Kafka that tests run on: one of their own (default), one in a container, or a "
+        "running one",
     )
     group.addoption(
         "--rebalances",
@@ -51,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     seed = config.getoption("--seed")
     config.stash[SEED] = random.SystemRandom().getrandbits(32) if seed is None else seed
-    config.stash[BROKER] = SharedBroker()
+    config.stash[BROKER] = SharedBroker(container=config.getoption("--kafka") == "container")
     config.stash[BROKER_SOCKET] = config.stash[BROKER].path
 
 
@@ -111,9 +112,12 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 def kafka(request: pytest.FixtureRequest) -> str:
     """Bootstrap address of a real Kafka that all tests of the run share."""
     chosen = request.config.getoption("--kafka")
-    if chosen != "embedded":
+    if chosen not in {"embedded", "container"}:
         return str(chosen)
-    return address_of_shared_broker(request.config.stash[BROKER_SOCKET])
+    try:
+        return address_of_shared_broker(request.config.stash[BROKER_SOCKET])
+    except NoContainerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
