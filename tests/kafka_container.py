@@ -78,11 +78,17 @@ class KafkaContainer(DockerContainer):
             "node.id": "1",
             "controller.quorum.voters": "1@localhost:9093",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"INSIDE://:{inside},HOST://:{HOST_PORT},CONTROLLER://:9093",
-            "advertised.listeners": f"INSIDE://{INSIDE},HOST://{self.bootstrap_servers}",
-            "inter.broker.listener.name": "HOST",
+            # A broker speaks to itself too, to end transactions, and neither the address for this
+            # machine nor the name in a network, which it may not be in, leads it there.
+            "listeners": (
+                f"SELF://:9094,INSIDE://:{inside},HOST://:{HOST_PORT},CONTROLLER://:9093"
+            ),
+            "advertised.listeners": (
+                f"SELF://localhost:9094,INSIDE://{INSIDE},HOST://{self.bootstrap_servers}"
+            ),
+            "inter.broker.listener.name": "SELF",
             "listener.security.protocol.map": (
-                "INSIDE:PLAINTEXT,HOST:PLAINTEXT,CONTROLLER:PLAINTEXT"
+                "SELF:PLAINTEXT,INSIDE:PLAINTEXT,HOST:PLAINTEXT,CONTROLLER:PLAINTEXT"
             ),
             **DEVELOPER_PROPERTIES,
             **replication_properties(1),
