@@ -20,10 +20,11 @@ from testcontainers.core.container import DockerContainer
 
 from streamsched.kafka.broker_config import DEVELOPER_PROPERTIES, replication_properties
 from streamsched.kafka.broker_node import free_port
+from streamsched.kafka.jars import KAFKA_VERSION
 from tests.broker.cluster import await_condition
 from tests.shared_broker import NoContainerError
 
-IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
+IMAGE = os.environ.get("KAFKA_IMAGE", f"apache/kafka:{KAFKA_VERSION}")
 CLUSTER_ID = "c3RyZWFtc2NoZWQtdGVzdA"
 HOST_PORT = 9092
 START_SECONDS_MAX = 90.0

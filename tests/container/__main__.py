@@ -12,13 +12,14 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from streamsched.kafka.jars import KAFKA_VERSION
 from tests.container import kafka_image
 from tests.container.engine import NoEngineError, compose_plugin, some_engine
 
 ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / "docker" / "wheels"
 PYTHON = "python:3.11-slim-bookworm"
-KAFKA = "apache/kafka:4.1.0"
+KAFKA = f"apache/kafka:{KAFKA_VERSION}"
 OWN_BASE = "streamsched-base:test"
 OWN_KAFKA = "streamsched-kafka:test"
 OWN_SCHEDULER = "streamsched:test"
