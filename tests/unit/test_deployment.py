@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from streamsched.cli.processes import STOP_SECONDS_MAX
+from streamsched.kafka import jars
+from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 from streamsched.kafka.jars import KAFKA_VERSION
 from streamsched.settings import ENV_PREFIX, Settings
 from tests.kafka_container import environment
@@ -125,3 +127,12 @@ def test_targets_that_the_page_names_exist() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", PAGE, re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def test_without_java_the_embedded_kafka_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the image, which has none, nothing is downloaded before the sentence."""
+    monkeypatch.setattr(jars, "java", lambda: str(tmp_path / "java"))
+    with pytest.raises(EmbeddedKafkaError, match="has no Java"):
+        EmbeddedKafka(tmp_path / "kafka").start()
