@@ -166,7 +166,8 @@ def test_names_with_our_prefix_exist(path: Path) -> None:
 @every_document
 def test_constants_that_are_named_exist(path: Path) -> None:
     """Each name in capitals stands in the code, or is a setting or a client option."""
-    code = "\n".join(p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py"))
+    sources = [*PACKAGE.rglob("*.py"), ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"]
+    code = "\n".join(p.read_text(encoding="utf-8") for p in sources)
     for name in re.findall(r"`([A-Z]+_[A-Z_]+)`", path.read_text(encoding="utf-8")):
         if name.startswith(ENV_PREFIX):
             assert name.partition("__")[0].removeprefix(ENV_PREFIX).lower() in Settings.model_fields
