@@ -25,7 +25,7 @@ from streamsched.engine.threads import Threads
 from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import Kind, Operation, Resource, lacks, scheduler_at_home
+from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreError
 from streamsched.store.folder import claim
@@ -104,7 +104,7 @@ class PartitionRunners:
             ),
             open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
-                missing_rights, Connection(settings), scheduler_at_home(settings.names)
+                missing_rights, Connection(settings), rights_of(Role.SCHEDULER, settings.names)
             ),
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,

@@ -97,7 +97,7 @@ def rights_of(
     """
     if role is Role.SCHEDULER:
         return (
-            *scheduler_at_home(names),
+            *_scheduler_at_home(names),
             *_scheduler_at_tenant_topics(names),
             *_scheduler_at_egress(names, egress_topics),
         )
@@ -171,8 +171,8 @@ def _topics(prefix: str) -> Resource:
     return Resource(Kind.TOPIC, prefix, prefixed=True)
 
 
-def scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
-    """What a scheduler needs on what is its own; without any of it, it cannot run."""
+def _scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
+    """On what is its own; without any of it, it cannot run."""
     reads = (
         (names.jobs, "reads jobs and cancels"),
         (names.tenant_settings, "follows the settings of tenants"),
