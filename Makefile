@@ -13,13 +13,22 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 # Tests that measure are marked `serial` and run alone afterwards.
-PARALLEL := -n 2 --dist worksteal -m "not serial"
+PARALLEL := -n 2 --dist worksteal -m "not serial and not container"
 # `make chaos MINUTES=30 SEED=1`; without a seed a new one is drawn and told.
 MINUTES ?= 30
 SEED ?=
 BENCHES := baseline schedule dispatch lateness recovery failover isolation
 
-.PHONY: help setup test demo lint format types kafka test-unit test-broker sim chaos bench wheel clean
+# The image and what it is built from; each may be given on the command line.
+export SCHEDULER_IMAGE ?= streamsched:latest
+BUILD_ARGS := PYTHON_IMAGE PIP_INDEX_URL PIP_NO_INDEX
+# `make up PROFILE=demo` comes with load.
+export COMPOSE_PROFILES ?= $(PROFILE)
+export COMPOSE_PROJECT_NAME ?= streamsched
+export COMPOSE_FILE ?= docker/compose.yaml
+
+.PHONY: help setup test demo lint format types kafka test-unit test-broker sim chaos bench wheel \
+	image up down test-containers clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -79,6 +88,21 @@ bench: $(READY) ## the benchmarks, each beside its baseline, as JSON
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+image: ## build the scheduler's image, SCHEDULER_IMAGE=streamsched:latest
+	docker build --file docker/Dockerfile --tag $(SCHEDULER_IMAGE) \
+		$(foreach name,$(BUILD_ARGS),$(if $($(name)),--build-arg $(name)=$($(name)))) \
+		--build-arg VERSION=$$(sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+up: ## start Kafka and two schedulers in containers; with PROFILE=demo some load too
+	docker compose up --detach
+
+down: ## end what `make up` started; its data stays
+	COMPOSE_PROFILES=demo docker compose down
+
+test-containers: kafka ## the tests on a container engine, with one of its own where none runs
+	$(BIN)/python -m tests.container
+
 clean: ## remove what was built or cached here, .venv included
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docker/wheels/*.whl
 	find streamsched topologies tests -name __pycache__ -prune -exec rm -rf {} +

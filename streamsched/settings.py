@@ -11,9 +11,9 @@ An unknown setting is an error, wherever it stands.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -63,13 +63,29 @@ class Settings(BaseSettings):
     kafka: dict[str, str] = Field(default_factory=dict, repr=False)
     secrets_dir: Path | None = None
     egress_topics_max: Annotated[int, Field(ge=1)] = 2_000
-    egress_replication_factor: Annotated[int, Field(ge=-1)] = -1
+    replication_factor: Annotated[int, Field(ge=-1, le=32_767)] = -1
+    min_insync_replicas: Annotated[int, Field(ge=-1, le=32_767)] = -1
     tenant_ingress: bool = False
     standby_replicas: Annotated[int, Field(ge=0)] = 1
     group_instance_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,200}$")] = ""
     session_timeout_ms: Annotated[int, Field(ge=1_000, le=1_800_000)] = 6_000
     log_format: Annotated[str, StringConstraints(pattern="^(auto|json|text)$")] = "auto"
     log_level: Annotated[str, StringConstraints(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @model_validator(mode="after")
+    def _copies_are_possible(self) -> Self:
+        copies, in_sync = self.replication_factor, self.min_insync_replicas
+        if 0 in (copies, in_sync):
+            raise ValueError(
+                "replication_factor and min_insync_replicas are 1 or more, or -1 for the broker's "
+                "default"
+            )
+        if 0 < copies < in_sync:
+            raise ValueError(
+                f"min_insync_replicas {in_sync} is more than replication_factor {copies}, so no "
+                "record could be written: lower it, or raise the other"
+            )
+        return self
 
     @property
     def names(self) -> TopicNames:
@@ -130,14 +146,15 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise SettingsError(
                 f"{where} (in {SETTINGS_FILE}) is no setting of streamsched; known ones: "
                 f"{', '.join(sorted(Settings.model_fields))}"
             ) from error
         fault = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"setting {where}: {fault}") from error
+        # What two settings have to do with each other names both itself.
+        raise SettingsError(f"setting {where}: {fault}" if where else fault) from error
     except ValueError as error:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
 

@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.connecting import client_options, remember
-from tests.shared_broker import SharedBroker, options_of_shared_broker
+from tests.shared_broker import SHARED, NoContainerError, SharedBroker, options_of_shared_broker
 
-TIERS = frozenset({"unit", "property", "sim", "broker", "chaos"})
+TIERS = frozenset({"unit", "property", "sim", "broker", "chaos", "container"})
 """Folders under tests/; each is a marker of the same name."""
 
 BROKER = pytest.StashKey[SharedBroker]()
@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kafka",
         default="embedded",
-        metavar="embedded|secure|HOST:PORT",
+        metavar="embedded|secure|container|HOST:PORT",
         help="the Kafka that tests run on: one of their own (default), one with TLS and passwords, "
-        "or a running one",
+        "one in a container, or a running one",
     )
     group.addoption(
         "--rebalances",
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     seed = config.getoption("--seed")
     config.stash[SEED] = random.SystemRandom().getrandbits(32) if seed is None else seed
-    config.stash[BROKER] = SharedBroker(secure=config.getoption("--kafka") == "secure")
+    config.stash[BROKER] = SharedBroker(config.getoption("--kafka"))
     config.stash[BROKER_SOCKET] = config.stash[BROKER].path
 
 
@@ -113,9 +113,12 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 def kafka(request: pytest.FixtureRequest) -> str:
     """Bootstrap address of a real Kafka that all tests of the run share."""
     chosen = request.config.getoption("--kafka")
-    if chosen not in {"embedded", "secure"}:
+    if chosen not in SHARED:
         return str(chosen)
-    return remember(options_of_shared_broker(request.config.stash[BROKER_SOCKET]))
+    try:
+        return remember(options_of_shared_broker(request.config.stash[BROKER_SOCKET]))
+    except NoContainerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

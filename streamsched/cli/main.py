@@ -9,6 +9,7 @@ from streamsched.bench.cli import app as bench_app
 from streamsched.cli import egress, jobs, tenants, topics
 from streamsched.cli.broker import broker
 from streamsched.cli.demo import demo
+from streamsched.cli.doctor import doctor
 from streamsched.cli.errors import DEBUG, SentenceGroup
 from streamsched.cli.options import with_settings_options
 from streamsched.cli.output import Format, Output, show_json, show_line
@@ -58,6 +59,7 @@ app.command("demo", rich_help_panel=RUNNING)(demo)
 app.command("broker", rich_help_panel=RUNNING)(broker)
 app.command("run", rich_help_panel=RUNNING)(run)
 app.add_typer(topics.app, name="topics", rich_help_panel=RUNNING)
+app.command("doctor", rich_help_panel=RUNNING)(doctor)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USING)
 app.add_typer(tenants.app, name="tenants", rich_help_panel=USING)
 app.add_typer(egress.app, name="egress", rich_help_panel=USING)

@@ -1,7 +1,7 @@
 """Options for settings: the same on every command, accepted before and after its name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -76,6 +76,28 @@ SETTINGS_OPTIONS: Final[dict[str, Any]] = {
 }
 """Settings that have an option, with the option."""
 
+TOPIC_OPTIONS: Final[dict[str, Any]] = {
+    "replication_factor": Annotated[
+        int | None,
+        typer.Option(
+            "--replication-factor",
+            metavar="COUNT",
+            help="Copies of each topic that is created; -1 is the broker's default.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "min_insync_replicas": Annotated[
+        int | None,
+        typer.Option(
+            "--min-insync-replicas",
+            metavar="COUNT",
+            help="Copies that must have a record before it counts; -1 is the broker's default.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+}
+"""Those that only matter where topics are made; after the command's name only."""
+
 GIVEN: Final = "settings"
 """Key in the context's `meta` of the settings given before the command's name."""
 
@@ -84,11 +106,11 @@ _CONTEXT: Final = inspect.Parameter(
 )
 
 
-def option_parameters() -> list[inspect.Parameter]:
+def option_parameters(options: Mapping[str, Any]) -> list[inspect.Parameter]:
     """The options of settings as parameters of a function."""
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in SETTINGS_OPTIONS.items()
+        for name, option in options.items()
     ]
 
 
@@ -97,18 +119,27 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     What stands after the command's name wins over what stands before it.
     """
+    return _with_options(command, SETTINGS_OPTIONS)
+
+
+def with_topic_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `with_settings`, for a command that looks at how topics are made."""
+    return _with_options(command, {**SETTINGS_OPTIONS, **TOPIC_OPTIONS})
+
+
+def _with_options(command: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
 
     def run(ctx: typer.Context, **given: Any) -> Any:
         overrides = dict(ctx.meta.get(GIVEN, {}))
-        for name in SETTINGS_OPTIONS:
+        for name in options:
             value = given.pop(name)
             if value is not None:
                 overrides[name] = value
         return command(settings=_load(overrides), **given)
 
-    _describe(run, command, [_CONTEXT, *keyword_only, *option_parameters()])
+    _describe(run, command, [_CONTEXT, *keyword_only, *option_parameters(options)])
     return run
 
 
@@ -123,7 +154,7 @@ def with_settings_options(callback: Callable[..., Any]) -> Callable[..., Any]:
         }
         return callback(ctx, **given)
 
-    _describe(run, callback, [_CONTEXT, *keyword_only, *option_parameters()])
+    _describe(run, callback, [_CONTEXT, *keyword_only, *option_parameters(SETTINGS_OPTIONS)])
     return run
 
 

@@ -1,13 +1,16 @@
 """`streamsched topics`: the scheduler's own topics, planned, created and checked."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, UsageRefusedError, say
-from streamsched.cli.options import with_settings
+from streamsched.cli.options import with_settings, with_topic_settings
 from streamsched.cli.output import Format, Output, show_json, show_rows
 from streamsched.cli.rights import Acls, EgressTopics, Groups, Principals, Tenants, show_rights
+from streamsched.core.tenant_settings import TENANT_PATTERN
 
 if TYPE_CHECKING:
     from streamsched.kafka.admin import Plan, TopicPlan
@@ -23,20 +26,26 @@ Partitions = Annotated[
         min=1, help="Of the ingress topic; 4 unless it exists. Its tenants are spread over them."
     ),
 ]
-ReplicationFactor = Annotated[
-    int, typer.Option(min=-1, help="Copies of each topic; -1 is the broker's default.")
-]
 
-COLUMNS = ("topic", "state", "partitions", "cleanup_policy", "differences")
+EXIT_CHANGES: Final = 2
+"""As Terraform has it, on request only; wrong usage, which has the same status, is told as such."""
+
+COLUMNS: Final = ("topic", "state", "partitions", "cleanup_policy", "differences")
 
 
 @app.command("plan")
-@with_settings
+@with_topic_settings
 def plan(
     settings: "Settings",
-    partitions: Partitions = None,
-    replication_factor: ReplicationFactor = -1,
     *,
+    partitions: Partitions = None,
+    detailed_exitcode: Annotated[
+        bool,
+        typer.Option(
+            "--detailed-exitcode",
+            help="Exit status 2 where something is missing or differs, 0 where nothing does.",
+        ),
+    ] = False,
     acls: Acls = False,
     principals: Principals = None,
     tenants: Tenants = None,
@@ -44,37 +53,41 @@ def plan(
     egress_topics: EgressTopics = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show which topics are missing or differ from what is needed; change nothing.
+    """Show which topics are missing or differ from what is wanted; change nothing.
 
     With --acls: the rights that each role needs, as kafka-acls commands, without asking Kafka.
     """
     if acls:
         show_rights(settings, principals, tenants, groups, egress_topics, output)
         return
-    if principals or tenants or groups or egress_topics:
+    if principals or groups or egress_topics:
         raise UsageRefusedError(
-            "--principal, --tenant, --group and --egress-topic are about rights: add --acls"
+            "--principal, --group and --egress-topic are about rights: add --acls"
         )
     from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
 
-    _show(admin.plan(settings, settings.names, partitions, replication_factor or -1), output)
+    found = admin.plan(settings, settings.names, partitions, _own_ingress(settings, tenants))
+    _show(found, output)
+    if detailed_exitcode and not found.complete:
+        raise typer.Exit(EXIT_CHANGES)
 
 
 @app.command("apply")
-@with_settings
+@with_topic_settings
 def apply(
     settings: "Settings",
     partitions: Partitions = None,
-    replication_factor: ReplicationFactor = -1,
+    tenants: Tenants = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create what is missing and correct what can be corrected in place.
 
-    Nothing is deleted and no partition count changed; exit status 1 if such a difference is left.
+    Nothing is deleted, no partition count changed and no limit lowered; exit status 1 if a
+    difference is left.
     """
     from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
 
-    done = admin.apply(settings, settings.names, partitions, replication_factor or -1)
+    done = admin.apply(settings, settings.names, partitions, _own_ingress(settings, tenants))
     for topic in done.created:
         say(f"created topic {topic}")
     for topic in done.changed:
@@ -103,6 +116,19 @@ def check(settings: "Settings", output: Output = Format.TABLE) -> None:
     say(f"all topics of {settings.app_id} are as needed")
 
 
+def _own_ingress(settings: "Settings", tenants: Sequence[str] | None) -> Sequence[str]:
+    """The tenants whose own ingress topics are wanted. Raises `UsageRefusedError`."""
+    if tenants and not settings.tenant_ingress:
+        raise UsageRefusedError(
+            "--tenant asks for ingress topics of tenants' own, which no scheduler reads: set "
+            "STREAMSCHED_TENANT_INGRESS=true here and for the schedulers"
+        )
+    for tenant in tenants or ():
+        if not TENANT_PATTERN.fullmatch(tenant.encode(errors="replace")):
+            raise UsageRefusedError(f"--tenant {tenant!r} is none: 1 to 100 of A-Z a-z 0-9 _ -")
+    return tenants or ()
+
+
 def _show(found: "Plan", output: Format) -> None:
     rows = [_row(topic) for topic in found.topics]
     if output is Format.JSON:
@@ -127,10 +153,7 @@ def _row(topic: "TopicPlan") -> dict[str, Any]:
         "state": topic.state.value,
         "partitions": topic.partitions,
         "configs": dict(topic.configs),
-        "differences": [
-            {"name": d.name, "wanted": d.wanted, "found": d.found, "fixable": d.fixable}
-            for d in topic.differences
-        ],
+        "differences": [{**asdict(d), "remedy": d.remedy} for d in topic.differences],
     }
 
 
@@ -138,7 +161,6 @@ def _left(topic: "TopicPlan") -> list[str]:
     if topic.state.value == "missing":
         return [f"topic {topic.topic} was created but is not to be seen yet: run this again"]
     return [
-        f"topic {topic.topic} has {d.name} {d.found} where {d.wanted} was asked for: "
-        "create it anew with that, or use another app_id"
+        f"topic {topic.topic} has {d.name} {d.found} where {d.wanted} was asked for: {d.remedy}"
         for d in topic.differences
     ]

@@ -13,6 +13,7 @@ The rules come from experiments on a real broker:
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -20,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, ThrottleEvent
 
 from streamsched.core.cycle import Cycle
 from streamsched.core.limits import MESSAGE_BYTES_MAX
@@ -53,6 +54,18 @@ up; it can then end nothing, and is given up itself.
 """
 
 RETRY_SECONDS: Final = 0.25
+QUOTA_TOLD_SECONDS: Final = 10.0
+QUOTA_SECONDS_MIN: Final = 1.0
+"""A client that a broker makes wait for longer than this needs other timeouts."""
+QUOTA_REMEMBERED_SECONDS: Final = 120.0
+QUOTA_MESSAGE_TIMEOUT_MS: Final = 100_000
+QUOTA_TRANSACTION_TIMEOUT_MS: Final = 120_000
+QUOTA_COMMIT_SECONDS_MAX: Final = 125.0
+"""In place of the ones above for a client over its quota.
+
+A broker makes it wait after each request, and a large cycle is several: with 3 s for all of them it
+would be aborted and sent again for ever.
+"""
 
 log = structlog.get_logger()
 
@@ -156,9 +169,49 @@ class ConnectedProducer(Producer):
         super().init_transactions(timeout)
 
 
-def connect(settings: Settings, partition: int) -> Producer:
-    """The client of one partition; connects in the background, and fences nobody yet."""
-    client = ConnectedProducer(producer_config(settings, partition), logger=LIBRDKAFKA_LOG)
+class QuotaWatch:
+    """Notes that Kafka slows this process down for its quota, and says so once in a while.
+
+    One for all partitions: a quota is a user's or a client id's. Safe from any thread.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._told_at = -math.inf
+        self._slow_at = -math.inf
+
+    def __call__(self, event: ThrottleEvent) -> None:
+        """Called by a client where a broker's answer says that it makes the client wait."""
+        now = self._monotonic()
+        if event.throttle_time >= QUOTA_SECONDS_MIN:
+            self._slow_at = now
+        if not event.throttle_time or now - self._told_at < QUOTA_TOLD_SECONDS:
+            return
+        self._told_at = now
+        log.warning(
+            "slowed down by a quota of Kafka's: jobs leave later; raise producer_byte_rate or "
+            "request_percentage of this user or client",
+            broker=event.broker_name,
+            seconds=round(event.throttle_time, 2),
+        )
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a client that is made now must be patient."""
+        return self._monotonic() - self._slow_at < QUOTA_REMEMBERED_SECONDS
+
+
+def connect(settings: Settings, partition: int, quota: QuotaWatch) -> Producer:
+    """The client of one partition; connects in the background, and fences nobody yet.
+
+    Over its `quota` it waits for as long as the broker makes it. What that costs: a lost leader
+    holds the partition up for longer.
+    """
+    config = producer_config(settings, partition) | {"throttle_cb": quota}
+    if quota.is_slow:
+        config["message.timeout.ms"] = QUOTA_MESSAGE_TIMEOUT_MS
+        config["transaction.timeout.ms"] = QUOTA_TRANSACTION_TIMEOUT_MS
+    client = ConnectedProducer(config, logger=LIBRDKAFKA_LOG)
     client.topic = settings.names.changelog
     return client
 
@@ -173,8 +226,10 @@ class PartitionProducer:
         changelog: str,
         executor: Executor,
         monotonic: Callable[[], float] = time.monotonic,
+        commit_seconds_max: float = COMMIT_SECONDS_MAX,
     ) -> None:
         """Nothing is fenced before `fence`. Calls that block are made in `executor`."""
+        self._commit_seconds_max = commit_seconds_max
         self._partition = partition
         self._changelog = changelog
         self._executor = executor
@@ -288,7 +343,7 @@ class PartitionProducer:
             self._changelog_offset = offset
 
     async def _commit(self) -> None:
-        deadline = self._monotonic() + COMMIT_SECONDS_MAX
+        deadline = self._monotonic() + self._commit_seconds_max
         while True:
             try:
                 await self._call(self._producer.commit_transaction, CALL_SECONDS)
@@ -325,7 +380,7 @@ class PartitionProducer:
             )
 
     async def _abort(self) -> None:
-        deadline = self._monotonic() + COMMIT_SECONDS_MAX
+        deadline = self._monotonic() + self._commit_seconds_max
         while True:
             try:
                 await self._call(self._producer.abort_transaction, CALL_SECONDS)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from functools import partial
 from typing import IO, Final
 
@@ -14,7 +15,14 @@ from streamsched.engine.cluster import Cluster, inspect_cluster
 from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
-from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
+from streamsched.engine.producer import (
+    BATCH_BYTES_MAX,
+    COMMIT_SECONDS_MAX,
+    QUOTA_COMMIT_SECONDS_MAX,
+    PartitionProducer,
+    QuotaWatch,
+    connect,
+)
 from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
@@ -99,9 +107,7 @@ class PartitionRunners:
             metrics=self.metrics,
             threads=threads,
             stores=RocksStores(settings),
-            make_producer=lambda number: PartitionProducer(
-                connect(settings, number), number, settings.names.changelog, threads.producing
-            ),
+            make_producer=partial(_make_producer, settings, threads.producing, QuotaWatch()),
             open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
                 missing_rights, Connection(settings), rights_of(Role.SCHEDULER, settings.names)
@@ -242,6 +248,19 @@ class PartitionRunners:
             self.metrics.settings_invalid.set(self.view.invalid_records)
             self.metrics.block_cache_bytes.set(process_cache().get_usage())
             await asyncio.sleep(GAUGES_SECONDS)
+
+
+def _make_producer(
+    settings: Settings, executor: Executor, quota: QuotaWatch, number: int
+) -> PartitionProducer:
+    commit_seconds_max = QUOTA_COMMIT_SECONDS_MAX if quota.is_slow else COMMIT_SECONDS_MAX
+    return PartitionProducer(
+        connect(settings, number, quota),
+        number,
+        settings.names.changelog,
+        executor,
+        commit_seconds_max=commit_seconds_max,
+    )
 
 
 def _wall_clock_ms() -> int:

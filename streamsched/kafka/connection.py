@@ -1,6 +1,7 @@
 """An admin client that can say in a sentence why Kafka does not answer, and facts of topics."""
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -27,6 +28,10 @@ TOPICS_PER_REQUEST_MAX: Final = 25
 
 LOGIN_SECONDS: Final = 2.0
 """How long a request waits before it is looked whether the login was refused."""
+
+_WHERE: Final = re.compile(r"^\S+: ")
+_HOW_LONG: Final = re.compile(r" \(after [^()]*(\([^()]*\)[^()]*)?\)$")
+"""What librdkafka puts around its reasons: an address, and how long it was in which state."""
 
 # librdkafka prints a line for each refused connection unless it is given a logger; its last
 # reason goes into our own sentence.
@@ -63,6 +68,11 @@ class TopicFacts:
     def oldest_ms(self) -> int:
         """How old a record may be by its timestamp; brokers before 3.6 know no such limit."""
         return int(self.configs.get("message.timestamp.before.max.ms") or 2**63 - 1)
+
+    def number(self, name: str) -> int | None:
+        """A setting that is a whole number; `None` where the broker does not know it."""
+        value = self.configs.get(name)
+        return int(value) if value else None
 
     @property
     def max_message_bytes(self) -> int:
@@ -141,7 +151,8 @@ class Connection:
         if self._login_refused:
             user = self._options.get("sasl.username", "")
             return KafkaAway(
-                f"Kafka at {self.address} does not let user {user!r} in ({self._reason}): correct "
+                f"Kafka at {self.address} does not let user {user!r} in "
+                f"({_WHERE.sub('', self._reason)}): correct "
                 "STREAMSCHED_KAFKA__SASL_USERNAME, STREAMSCHED_KAFKA__SASL_PASSWORD (or "
                 "STREAMSCHED_KAFKA__SASL_PASSWORD_FILE) and STREAMSCHED_KAFKA__SASL_MECHANISM, or "
                 "have the user created"
@@ -217,7 +228,7 @@ class Connection:
         # "All brokers down" follows each real reason and says less.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
             self._login_refused = error.code() == KafkaError._AUTHENTICATION  # noqa: SLF001
-            self._reason = error.str()
+            self._reason = _HOW_LONG.sub("", error.str())
 
 
 def refusal_text(refusal: KafkaError) -> str:

@@ -130,7 +130,8 @@ class EgressDirectory:
             Connection(self._settings),
             self._names,
             topics_max=self._settings.egress_topics_max,
-            replication_factor=self._settings.egress_replication_factor,
+            replication_factor=self._settings.replication_factor,
+            min_insync_replicas=self._settings.min_insync_replicas,
             message_bytes_min=self._message_bytes_min,
         )
         self._stopping.clear()

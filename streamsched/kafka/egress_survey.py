@@ -67,6 +67,12 @@ def judge(
             f"refuses records older than {facts.oldest_ms} ms, and so the markers that end "
             f"transactions: raise message.timestamp.before.max.ms to {OLDEST_MS_MIN} or more"
         )
+    elif (in_sync := facts.number("min.insync.replicas") or 1) > facts.replication_factor:
+        problem = Problem.REFUSES
+        detail = (
+            f"wants {in_sync} copies in sync and has {facts.replication_factor}: give it more, or "
+            "lower min.insync.replicas"
+        )
     elif facts.max_message_bytes < message_bytes_min:
         problem = Problem.TOO_SMALL
         detail = (
@@ -101,12 +107,16 @@ class EgressSurvey:
         *,
         topics_max: int,
         replication_factor: int,
+        min_insync_replicas: int,
         message_bytes_min: int,
     ) -> None:
         self._connection = connection
         self._names = names
         self._topics_max = topics_max
         self._replication_factor = replication_factor
+        self._configs = {"cleanup.policy": "delete", "max.message.bytes": str(MESSAGE_BYTES_MAX)}
+        if min_insync_replicas > 0:
+            self._configs["min.insync.replicas"] = str(min_insync_replicas)
         self._message_bytes_min = message_bytes_min
         self._readings: dict[str, _Reading] = {}
 
@@ -176,7 +186,7 @@ class EgressSurvey:
             refused[topic] = unusable(topic, Problem.LIMIT, detail)
         if not asked:
             return refused, hidden
-        configs = {"cleanup.policy": "delete", "max.message.bytes": str(MESSAGE_BYTES_MAX)}
+        configs = self._configs
         factor = self._replication_factor
         answers = self._connection.client.create_topics(
             [NewTopic(t, missing[t], replication_factor=factor, config=configs) for t in asked],

@@ -67,6 +67,11 @@ def broker_classpath(progress: Progress = print_progress) -> str:
 
     Raises `JarError`.
     """
+    if not Path(java()).is_file():
+        raise JarError(
+            "this installation has no Java, as the container image has none, so it cannot start "
+            "a Kafka: name a running one in STREAMSCHED_BOOTSTRAP_SERVERS"
+        )
     return _classpath(BROKER, progress)
 
 

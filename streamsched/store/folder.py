@@ -57,17 +57,25 @@ def prepare(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        found = _read_format(path)
-        if found is None:
-            if (path / "CURRENT").exists():
-                raise StoreCorrupt(
-                    f"store {path} holds a database without the file {FORMAT_FILE}, so it is "
-                    f"not streamsched's; choose another data_dir"
-                )
+        if not check_format(path):
             _write_format(path)
-            return
     except OSError as error:
         raise _unwritable(path, str(error)) from error
+
+
+def check_format(path: Path) -> bool:
+    """Whether a store of this version's format lies at `path`; `False` for one yet to be made.
+
+    Raises `StoreTooNew` or `StoreCorrupt`, and `OSError` where it cannot be read.
+    """
+    found = _read_format(path)
+    if found is None:
+        if (path / "CURRENT").exists():
+            raise StoreCorrupt(
+                f"store {path} holds a database without the file {FORMAT_FILE}, so it is "
+                f"not streamsched's; choose another data_dir"
+            )
+        return False
     if found > FORMAT_VERSION:
         raise StoreTooNew(
             f"store {path} has format {found}, and this version of streamsched knows only up to "
@@ -78,6 +86,7 @@ def prepare(path: Path) -> None:
             f"store {path} has format {found}, which never existed; remove it, and it is rebuilt "
             f"from the changelog"
         )
+    return True
 
 
 def claim(folder: Path) -> IO[bytes]:

@@ -83,9 +83,34 @@ def test_apply_that_cannot_do_what_was_asked_fails(run: Run, names: TopicNames) 
 
 
 def test_too_many_copies_are_one_sentence(run: Run, names: TopicNames) -> None:
-    """The broker's refusal names the topic."""
+    """Plan and apply refuse in the same words, by option and by environment."""
     sentence = refusal(run("topics", "apply", "--replication-factor", "7"))
-    assert sentence.startswith(f"topic {names.jobs} cannot be created: ")
+    assert sentence.startswith(f"topic {names.jobs} cannot be created: replication factor 7 ")
+    assert refusal(run("topics", "plan", STREAMSCHED_REPLICATION_FACTOR="7")) == sentence
+
+
+def test_plan_tells_a_program_whether_there_is_something_to_do(run: Run) -> None:
+    """As in Terraform: 0 nothing, 1 an error, 2 something is missing or differs."""
+    plan = ("topics", "plan", "--detailed-exitcode", "-o", "json")
+    missing = run(*plan)
+    assert missing.returncode == 2
+    assert {t["state"] for t in json.loads(missing.stdout)["topics"]} == {"missing"}
+    assert run("topics", "plan").returncode == 0
+    assert run(*plan, "--bootstrap-servers", "127.0.0.1:1").returncode == 1
+    assert run("topics", "apply").returncode == 0
+    assert run(*plan).returncode == 0
+    differs = run(*plan, "--min-insync-replicas", "2")
+    assert differs.returncode == 2
+    (difference,) = json.loads(differs.stdout)["topics"][0]["differences"]
+    assert difference == {
+        "name": "min.insync.replicas",
+        "wanted": "2",
+        "found": "1",
+        "fixable": False,
+        "blocking": False,
+        "remedy": "give the topic more copies first, or lower min.insync.replicas with "
+        "kafka-configs.sh",
+    }
 
 
 # --- jobs and tenants ----------------------------------------------------------------------

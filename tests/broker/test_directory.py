@@ -73,7 +73,7 @@ def start_directory(request: pytest.FixtureRequest, app_id: str) -> Iterator[Sta
             bootstrap_servers=address or request.getfixturevalue("kafka"),
             app_id=app_id,
             egress_topics_max=topics_max,
-            egress_replication_factor=replication_factor,
+            replication_factor=replication_factor,
         )
         directory = EgressDirectory(
             settings, on_change=on_change, message_bytes_min=message_bytes_min

@@ -1,5 +1,7 @@
 """The scheduler's own topics on a real Kafka: planned, created, corrected, checked."""
 
+from collections.abc import Callable
+
 import pytest
 from confluent_kafka.admin import (
     AdminClient,
@@ -58,7 +60,8 @@ def test_apply_creates_what_plan_said(
     where: Settings, names: TopicNames, admin: AdminClient
 ) -> None:
     """Applying creates all topics as planned; a second time there is nothing to do."""
-    done = topics.apply(where, names, partitions=3, replication_factor=1)
+    where = where.model_copy(update={"replication_factor": 1, "min_insync_replicas": 1})
+    done = topics.apply(where, names, partitions=3)
     assert len(done.created) == 6
     assert done.changed == ()
     assert done.after.complete
@@ -150,10 +153,67 @@ def test_check_refuses_unequal_partition_counts(
     )
 
 
-def test_impossible_replication_factor_is_a_sentence(where: Settings, names: TopicNames) -> None:
-    """What the broker refuses to create is told in its own words."""
-    with pytest.raises(KafkaProblem, match=r"cannot be created: .*replication factor"):
-        topics.apply(where, names, replication_factor=3)
+@pytest.mark.parametrize("look", [topics.plan, topics.apply])
+def test_more_copies_than_brokers_are_a_sentence(
+    where: Settings, names: TopicNames, look: Callable[..., object]
+) -> None:
+    """Three copies on one broker are refused before anything is made, with what to do."""
+    with pytest.raises(KafkaProblem) as caught:
+        look(where.model_copy(update={"replication_factor": 3}), names)
+    assert str(caught.value) == (
+        f"topic {names.jobs} cannot be created: replication factor 3 needs as many brokers, and "
+        "1 is there: start the others, or lower STREAMSCHED_REPLICATION_FACTOR"
+    )
+
+
+def test_limits_are_raised_and_never_lowered(
+    where: Settings, names: TopicNames, admin: AdminClient
+) -> None:
+    """What would lose jobs or stop transactions is raised; what is larger stays."""
+    small = {
+        "retention.ms": "60000",
+        "retention.bytes": "1000000",
+        "message.timestamp.before.max.ms": "5000",
+        "message.timestamp.after.max.ms": "5000",
+        "compression.type": "gzip",
+    }
+    create_topic(admin, names.jobs, 2, small)
+    large = {"cleanup.policy": "compact", "delete.retention.ms": "86400000"}
+    create_topic(admin, names.changelog, 2, large)
+    jobs, changelog = (topics.plan(where, names).topics[i] for i in (0, 5))
+    assert [(d.name, d.found, d.fixable, d.blocking) for d in jobs.differences] == [
+        ("message.timestamp.before.max.ms", "5000", True, True),
+        ("message.timestamp.after.max.ms", "5000", True, False),
+        ("retention.ms", "60000", True, False),
+        ("retention.bytes", "1000000", True, False),
+    ]
+    assert changelog.state is State.OK
+    (sentence,) = [s for s in topics.check(where, names) if names.jobs in s]
+    assert sentence == (
+        f"topic {names.jobs} has message.timestamp.before.max.ms 5000 where 60000 is needed: "
+        "run `streamsched topics apply`"
+    )
+    assert topics.apply(where, names).after.complete
+    configs = _configs(admin, names.jobs)
+    assert configs["retention.ms"] == "86400000"
+    assert configs["retention.bytes"] == "-1"
+    assert configs["compression.type"] == "gzip"
+    assert _configs(admin, names.changelog)["delete.retention.ms"] == "86400000"
+
+
+def test_more_in_sync_than_there_are_copies_is_refused(
+    where: Settings, names: TopicNames, admin: AdminClient
+) -> None:
+    """A topic that can never be written to is named, and left as it is."""
+    create_topic(admin, names.events, 4, {"min.insync.replicas": "2"})
+    done = topics.apply(where, names)
+    assert not done.after.complete
+    (sentence,) = topics.check(where, names)
+    assert sentence == (
+        f"topic {names.events} has min.insync.replicas 2 where at most 1 is needed: give the "
+        "topic more copies first, or lower min.insync.replicas with kafka-configs.sh"
+    )
+    assert _configs(admin, names.events)["min.insync.replicas"] == "2"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:9092"])

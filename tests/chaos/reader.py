@@ -56,6 +56,8 @@ class Reader:
         self._admin = AdminClient(self._options)
         self._consumer = self._new_consumer()
         self._assigned: dict[Place, str] = {}
+        self._begun: set[Place] = set()
+        """Places of which a record was read."""
         self._gone: dict[str, str] = {}
         """Deleted topics with the ids that they had."""
         self._deleting: set[str] = set()
@@ -182,6 +184,7 @@ class Reader:
                 self._consumer.incremental_unassign([TopicPartition(*place) for place in places])
                 for place in places:
                     del self._assigned[place]
+                    self._begun.discard(place)
                 done.set()
 
     def _follow_topics(self) -> None:
@@ -232,8 +235,14 @@ class Reader:
         if error is None:
             known_as = self._assigned.get((topic, partition))
             if known_as is not None:
+                self._begun.add((topic, partition))
                 self.ledger.feed(_record(message, known_as, received_ms))
         elif error.code() == KafkaError._AUTO_OFFSET_RESET and topic not in self._deleting:
+            if (topic, partition) not in self._begun:
+                # Where a topic begins is asked of a broker that may not have heard of it yet.
+                self._consumer.incremental_unassign([TopicPartition(topic, partition)])
+                self._assigned.pop((topic, partition), None)
+                return
             raise ReaderFault(f"{topic}-{partition} has lost records: {error.str()}")
         elif error.fatal():
             raise KafkaException(error)

@@ -1,6 +1,7 @@
 """The commands without a cluster: usage, sentences, rendering, pages, child processes."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from streamsched.cli import pages as cli_pages
 from streamsched.cli.errors import USER_ERRORS
 from streamsched.cli.main import app
 from streamsched.cli.output import Format, cell, field_text, printable, show_rows
@@ -224,7 +226,7 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         status, body = self.server.said.get(self.path, (404, {"error": "elsewhere"}))
-        data = json.dumps(body).encode()
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -289,6 +291,90 @@ def test_no_scheduler_is_one_sentence() -> None:
 def test_address_of_pages(host: str, url: str) -> None:
     """A scheduler that listens everywhere is found on this machine."""
     assert page_url(Settings(web_host=host)) == url
+
+
+# --- health ------------------------------------------------------------------------------
+
+
+def test_quick_doctor_tells_a_scheduler_that_works(
+    pages: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line and status 0 where both probes are content; the address is that of the settings."""
+    pages.said = {"/livez": (200, "ok\n"), "/readyz": (200, "ok\n")}
+    monkeypatch.setenv("STREAMSCHED_WEB_PORT", str(pages.server_port))
+    url = f"http://127.0.0.1:{pages.server_port}"
+    assert _run("doctor", "--quick") == (0, f"{url}: works\n", "")
+    status, out, _ = _run("doctor", "--quick", "-o", "json")
+    assert (status, json.loads(out)) == (
+        0,
+        {"ok": True, "schedulers": [{"url": url, "ok": True, "fault": ""}]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"/livez": (200, "ok\n"), "/readyz": (503, "not ready\na: b\nc: d\n")}, "a: b; c: d"),
+        ({"/livez": (200, "ok\n"), "/readyz": (500, "")}, "not ready: status 500"),
+        ({"/livez": (404, "nothing")}, "something else than a scheduler answers there"),
+    ],
+)
+def test_quick_doctor_tells_what_is_wrong(
+    pages: ThreadingHTTPServer, said: dict[str, tuple[int, str]], fault: str
+) -> None:
+    """One line with each fault that the scheduler names, and status 1."""
+    pages.said = said
+    status, out, err = _run("doctor", "--quick", "--url", f"http://127.0.0.1:{pages.server_port}/")
+    assert (status, err, out.count("\n")) == (1, "", 1)
+    assert fault in out
+
+
+def test_quick_doctor_of_several_fails_with_one(pages: ThreadingHTTPServer) -> None:
+    """All that were named are asked, and one that is away is enough to fail."""
+    pages.said = {"/livez": (200, "ok\n"), "/readyz": (200, "ok\n")}
+    url = f"http://127.0.0.1:{pages.server_port}"
+    status, out, _ = _run("doctor", "--quick", "--url", url, "--url", "http://127.0.0.1:1")
+    assert status == 1
+    assert out == (
+        f"{url}: works; http://127.0.0.1:1: no scheduler answers (Connection refused): start it, "
+        "or see in its log why it ended\n"
+    )
+
+
+def test_quick_doctor_waits_for_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes the connection and says nothing is told as one that hangs."""
+    monkeypatch.setattr(cli_pages, "HEALTH_SECONDS_MAX", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        status, out, _ = _run("doctor", "--quick", "--url", url)
+    assert status == 1
+    assert "no answer within 0.2 s" in out or "timed out" in out
+
+
+def test_quick_doctor_waits_for_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that hangs, which no timeout of a socket ends, is not waited for either."""
+    resolve, ended = socket.getaddrinfo, threading.Event()
+
+    def slow(*words: object, **options: object) -> object:
+        ended.wait(5)
+        return resolve(*words, **options)
+
+    monkeypatch.setattr(cli_pages, "HEALTH_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        status, out, _ = _run("doctor", "--quick", "--url", "http://127.0.0.1:1")
+    finally:
+        ended.set()
+    assert status == 1
+    assert "no answer within 0.2 s" in out
+
+
+def test_quick_doctor_must_know_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler on a port of its own choice has to be named."""
+    monkeypatch.setenv("STREAMSCHED_WEB_PORT", "0")
+    status, out, err = _run("doctor", "--quick")
+    assert (status, out) == (1, "")
+    assert "--url" in err
 
 
 # --- child processes -----------------------------------------------------------------------

@@ -23,6 +23,7 @@ from streamsched.core.rejection import Reason
 from streamsched.core.tenant_settings import decode_settings
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID
 from streamsched.core.wire import decode
+from streamsched.doctor.checks import CHECKS
 from streamsched.engine.kafka_options import _EQUALS as KAFKA_OPTIONS
 from streamsched.engine.metrics import Metrics
 from streamsched.schema import SCHEMA_NAMES, load_schema
@@ -165,7 +166,8 @@ def test_names_with_our_prefix_exist(path: Path) -> None:
 @every_document
 def test_constants_that_are_named_exist(path: Path) -> None:
     """Each name in capitals stands in the code, or is a setting or a client option."""
-    code = "\n".join(p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py"))
+    sources = [*PACKAGE.rglob("*.py"), ROOT / "docker/Dockerfile", ROOT / "docker/compose.yaml"]
+    code = "\n".join(p.read_text(encoding="utf-8") for p in sources)
     for name in re.findall(r"`([A-Z]+_[A-Z_]+)`", path.read_text(encoding="utf-8")):
         if name.startswith(ENV_PREFIX):
             assert name.partition("__")[0].removeprefix(ENV_PREFIX).lower() in Settings.model_fields
@@ -292,6 +294,12 @@ def test_commands_are_all_explained() -> None:
     text = read("README.md")
     for name in commands():
         assert f"`streamsched {name}`" in text, name
+
+
+def test_checks_of_the_doctor_are_all_explained() -> None:
+    """doctor.md has a row for each check, in their order, and no other."""
+    table = section(read("docs/doctor.md"), "The checks")
+    assert first_cells(table) == [check.name for check in CHECKS]
 
 
 def test_pages_of_the_web_are_all_explained() -> None:

@@ -38,6 +38,12 @@ def test_good_topic_has_no_problem() -> None:
             Problem.FORBIDDEN,
         ),
         (GOOD, 0, 1001, Problem.TOO_SMALL),
+        (
+            replace(GOOD, configs={**GOOD.configs, "min.insync.replicas": "2"}),
+            0,
+            0,
+            Problem.REFUSES,
+        ),
         (GOOD, 1, 0, Problem.LEADERLESS),
         (COMPACTED, 1, 0, Problem.COMPACTED),
     ],

@@ -1,0 +1,1 @@
+"""A look at each link from a machine to a working scheduler; changes nothing on the cluster."""

@@ -1,0 +1,1 @@
+"""The images and compose.yaml on a real engine: `make test-containers`."""
