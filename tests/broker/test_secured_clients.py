@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -48,13 +49,13 @@ def test_sdk_submits_and_reads(
 
     with Client(address, app_id, config) as client:
         client.set_tenant(tenant, rate="100/s")
-        client.submit(tenant, "blocking", b"1")
+        client.submit(tenant, "blocking", b"1", delay=timedelta(0))
         with client.dispatched(tenant, from_beginning=True, timeout=60) as jobs:
             assert next(iter(jobs)).id == "blocking"
 
     async def asynchronously() -> list[str]:
         async with AsyncClient(address, app_id, config) as client:
-            await client.submit(tenant, "asyncio", b"2")
+            await client.submit(tenant, "asyncio", b"2", delay=timedelta(0))
             found = []
             async with client.dispatched(tenant, from_beginning=True, timeout=60) as jobs:
                 async for job in jobs:

@@ -63,7 +63,9 @@ def folder(secured: EmbeddedKafka, tmp_path: Path) -> Path:
         )
         for kind, name in ((ResourceType.TOPIC, "*"), (ResourceType.BROKER, "kafka-cluster"))
     ]
-    for done in AdminClient(secured.client_options).create_acls(everything).values():
+    # Kept by a name: an admin client that is let go of takes its answers with it.
+    admin = AdminClient(secured.client_options)
+    for done in admin.create_acls(everything).values():
         done.result(20)
     return tmp_path
 
