@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -112,8 +113,8 @@ class Deliveries:
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stop = threading.Event()
-        self._refusal: KafkaError | None = None
-        """Why the broker does not take this producer at all, whatever it sends."""
+        self._fatal: KafkaError | None = None
+        """Why this producer cannot go on, whatever it sends."""
 
     def try_send(self, record: Record, on_done: OnDone) -> bool:
         """Queue `record`; False when the queue is full, and then `on_done` is never called.
@@ -175,44 +176,32 @@ class Deliveries:
         if producer is None or poller is None:
             return
         poller.join()
-        if producer.flush(CLOSE_SECONDS_MAX):
-            producer.purge()
-            producer.flush(1.0)
+        with suppress(KafkaException):
+            if producer.flush(CLOSE_SECONDS_MAX):
+                producer.purge()
+                producer.flush(1.0)
 
     def _started(self) -> Producer:
         if self._stop.is_set():
             raise RuntimeError("this client is closed; make a new one")
         if self._producer is None:
-            config = self._connection.producer_config()
-            self._producer = Producer({**config, "error_cb": self._hear_error(config)})
+            self._producer = Producer(self._connection.producer_config())
             self._poller = threading.Thread(
                 target=self._poll, args=(self._producer,), name="streamsched-client", daemon=True
             )
             self._poller.start()
         return self._producer
 
-    def _hear_error(self, config: Mapping[str, Any]) -> Callable[[KafkaError], None]:
-        """What is told of the producer as a whole; the user's own callback hears it too."""
-        users: Callable[[KafkaError], None] | None = config.get("error_cb")
-
-        def hear(error: KafkaError) -> None:
-            # It would ask again for half a minute, and each record would only say that it was
-            # not delivered in time.
-            if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
-                self._refusal = error
-                if self._producer is not None:
-                    self._producer.purge(in_queue=True, in_flight=False, blocking=False)
-            if users is not None:
-                users(error)
-
-        return hear
-
     def _cause(self, error: KafkaError) -> KafkaError:
         """Why a record was not delivered: what befell the producer, where that is the reason."""
-        if self._refusal is None or error.code() not in _OF_THE_PRODUCER:
+        if self._fatal is None or error.code() not in _OF_THE_PRODUCER:
             return error
-        return self._refusal
+        return self._fatal
 
     def _poll(self, producer: Producer) -> None:
         while not self._stop.is_set():
-            producer.poll(POLL_SECONDS)
+            try:
+                producer.poll(POLL_SECONDS)
+            except KafkaException as error:
+                # Raised once; after it the client gives up what waits, and each record is told.
+                self._fatal = error.args[0]

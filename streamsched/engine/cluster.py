@@ -7,7 +7,7 @@ from streamsched.engine.reader import StartError
 from streamsched.kafka import admin
 from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
 from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import scheduler_at_home
+from streamsched.kafka.rights import Role, rights_of
 from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -47,7 +47,7 @@ def inspect_cluster(settings: Settings) -> Cluster:
         # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
         connection.metadata(ANSWER_SECONDS_MAX)
         # Before the topics: who may not see one takes it for missing.
-        faults = missing_rights(connection, scheduler_at_home(names))
+        faults = missing_rights(connection, rights_of(Role.SCHEDULER, names))
         if faults:
             raise StartError("; ".join(faults))
         unfit = admin.check(settings, names)

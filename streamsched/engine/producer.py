@@ -284,7 +284,10 @@ class PartitionProducer:
             self._produce(cycle)
         except (KafkaException, BufferError, ValueError, TypeError) as exception:
             await self._abort()
-            raise CycleFailedError(f"produce: {exception}") from exception
+            # A topic that the client knows to be forbidden is refused here already.
+            raise CycleFailedError(
+                f"produce: {exception}", is_of_rights=_is_of_rights(exception)
+            ) from exception
         await self._commit()
         self._watches = False
         self._timeouts_in_a_row = 0
@@ -316,9 +319,12 @@ class PartitionProducer:
                 on_delivery=self._on_delivery if watches or topic in probes else None,
             )
         *rest, last = cycle.changelog
-        batch = [{"key": key, "value": value} for key, value in rest]
+        batch: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in rest]
         queued = self._producer.produce_batch(self._changelog, batch, partition=self._partition)
         if queued < len(batch):
+            for message in batch:
+                if "_error" in message:
+                    raise KafkaException(message["_error"])
             raise BufferError(f"only {queued} of {len(batch)} changelog records were queued")
         produce(self._changelog, last[1], last[0], self._partition, on_delivery=self._on_last)
 
@@ -350,7 +356,7 @@ class PartitionProducer:
                     raise CycleFailedError(
                         f"commit: {error.str()}",
                         self._refusals,
-                        is_of_rights=error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                        is_of_rights=_is_of_rights(exception),
                     ) from exception
                 if error.fatal() or not error.retriable() or self._monotonic() > deadline:
                     raise ProducerLostError(f"commit: {error.str()}") from exception
@@ -389,6 +395,13 @@ class PartitionProducer:
         """Run a blocking call in a thread; it frees the interpreter's lock while it waits."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _is_of_rights(error: BaseException) -> bool:
+    """Whether a topic may not be written to."""
+    return isinstance(error, KafkaException) and bool(
+        error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    )
 
 
 def _take_down(producer: Producer) -> None:

@@ -33,7 +33,7 @@ from streamsched.engine.threads import Threads
 from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import Kind, Operation, Resource, lacks, scheduler_at_home
+from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreError
 from streamsched.store.folder import claim
@@ -110,7 +110,7 @@ class PartitionRunners:
             make_producer=partial(_make_producer, settings, threads.producing, QuotaWatch()),
             open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
-                missing_rights, Connection(settings), scheduler_at_home(settings.names)
+                missing_rights, Connection(settings), rights_of(Role.SCHEDULER, settings.names)
             ),
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,

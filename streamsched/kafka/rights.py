@@ -97,7 +97,7 @@ def rights_of(
     """
     if role is Role.SCHEDULER:
         return (
-            *scheduler_at_home(names),
+            *_scheduler_at_home(names),
             *_scheduler_at_tenant_topics(names),
             *_scheduler_at_egress(names, egress_topics),
         )
@@ -115,7 +115,7 @@ def rights_of(
             *_settings_reader(names, "looks up which topic a tenant's jobs go to"),
         )
     if role is Role.OPERATOR:
-        return _operator(names)
+        return _operator(names, tenants)
     outcomes = (
         (names.rejected, "reads records that were refused"),
         (names.dead_letters, "reads jobs that were not dispatched"),
@@ -171,8 +171,8 @@ def _topics(prefix: str) -> Resource:
     return Resource(Kind.TOPIC, prefix, prefixed=True)
 
 
-def scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
-    """What a scheduler needs on what is its own; without any of it, it cannot run."""
+def _scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
+    """On what is its own; without any of it, it cannot run."""
     reads = (
         (names.jobs, "reads jobs and cancels"),
         (names.tenant_settings, "follows the settings of tenants"),
@@ -245,11 +245,13 @@ def _scheduler_at_egress(names: TopicNames, egress_topics: Sequence[str]) -> tup
     )
 
 
-def _operator(names: TopicNames) -> tuple[Right, ...]:
-    own = (
-        *(names.jobs, names.tenant_settings, names.rejected),
-        *(names.dead_letters, names.events, names.changelog),
-    )
+def _operator(names: TopicNames, tenants: Sequence[str]) -> tuple[Right, ...]:
+    settings = _topic(names.tenant_settings)
+    own = [
+        *(_topic(names.jobs), settings, _topic(names.rejected)),
+        *(_topic(names.dead_letters), _topic(names.events), _topic(names.changelog)),
+        *(_ingress(names, tenants) if names.tenant_ingress else ()),
+    ]
     reasons = (
         (Operation.DESCRIBE, "sees whether the topic is there, and its partitions"),
         (Operation.CREATE, "creates the topic"),
@@ -257,13 +259,13 @@ def _operator(names: TopicNames) -> tuple[Right, ...]:
     )
     return (
         *(
-            Right(_topic(topic), operation, why)
+            Right(topic, operation, why)
             for operation, why in reasons
             for topic in own
             # Read and Write bring it.
-            if (topic, operation) != (names.tenant_settings, Operation.DESCRIBE)
+            if (topic, operation) != (settings, Operation.DESCRIBE)
         ),
-        Right(_topic(names.tenant_settings), Operation.WRITE, "publishes settings"),
+        Right(settings, Operation.WRITE, "publishes settings"),
         *_settings_reader(names, "lists settings, and changes one field of them"),
     )
 

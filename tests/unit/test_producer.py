@@ -84,3 +84,43 @@ def test_only_timeouts_in_a_row_count(between: KafkaError | None) -> None:
     found = outcomes(NOT_DELIVERED, between, NOT_DELIVERED, None, commits=4)
     assert "ProducerLostError" not in found
     assert found[-1] == "42"
+
+
+FORBIDDEN = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no", txn_requires_abort=True)
+
+
+class Forbidden(Client):
+    """A client that knows that a topic may not be written to, and refuses records for it."""
+
+    def __init__(self, *, in_batches: bool) -> None:
+        super().__init__(None)
+        self._in_batches = in_batches
+
+    def produce(self, *_: object, **__: object) -> None:
+        raise KafkaException(FORBIDDEN)
+
+    def produce_batch(self, _topic: str, batch: list[Any], **_: object) -> int:
+        if not self._in_batches:
+            return len(batch)
+        for message in batch:
+            message["_error"] = FORBIDDEN
+        return 0
+
+
+@pytest.mark.parametrize(
+    "client",
+    [Client(FORBIDDEN), Forbidden(in_batches=False), Forbidden(in_batches=True)],
+    ids=["commit", "produce", "produce_batch"],
+)
+def test_a_forbidden_topic_is_told_as_one_wherever_it_shows(client: Client) -> None:
+    """By the commit, or by the client itself once it has heard of it."""
+    cycle = Cycle(0, 0, changelog=[(b"a", b""), (b"position", b"")])
+
+    async def commit() -> bool:
+        with ThreadPoolExecutor(1) as executor:
+            producer = PartitionProducer(cast("Producer", client), 0, "changelog", executor)
+            with pytest.raises(CycleFailedError) as failed:
+                await producer.commit(cycle)
+            return failed.value.is_of_rights
+
+    assert asyncio.run(commit())

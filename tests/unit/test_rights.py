@@ -83,3 +83,8 @@ def test_with_ingress_topics_of_tenants_a_producer_submits_for_its_own_alone() -
         ("Read", "topic streamsched.jobs.*"),
         ("Read", "group streamsched-tenant-jobs"),
     }
+    more = {*rights_of(Role.OPERATOR, names, tenants=["acme"])} - {*rights_of(Role.OPERATOR, NAMES)}
+    assert {(right.operation.value, str(right.resource)) for right in more} == {
+        (operation, "topic streamsched.jobs.acme")
+        for operation in ("Describe", "Create", "AlterConfigs")
+    }
