@@ -120,7 +120,12 @@ class People:
         except (StartError, IdForbiddenError) as error:
             return str(error)
         survey = EgressSurvey(
-            Connection(settings), NAMES, topics_max=1000, replication_factor=1, message_bytes_min=0
+            Connection(settings),
+            NAMES,
+            topics_max=1000,
+            replication_factor=1,
+            min_insync_replicas=1,
+            message_bytes_min=0,
         )
         new = NAMES.egress(f"new-{next(self._numbers)}")
         wanted = {NAMES.egress("acme"): 1, ELSEWHERE: 1, new: 1}
