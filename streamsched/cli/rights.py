@@ -35,10 +35,10 @@ Tenants = Annotated[
     typer.Option(
         "--tenant",
         metavar="NAME",
-        help="Whose jobs workers read, and producers submit if tenants have ingress topics; again "
-        "for others. All tenants', if none is given.",
+        help="Whose ingress topic is wanted; again for others. With --acls: whose jobs workers "
+        "read, and producers submit if tenants have ingress topics. All tenants', if none is "
+        "given.",
         show_default=False,
-        rich_help_panel=_PANEL,
     ),
 ]
 Groups = Annotated[

@@ -33,7 +33,7 @@ def connected(settings: "Settings", operation: "Operation", *topics: str) -> Ite
     if settings.log_level != "debug":
         # What it says in passing (a coordinator that loads, a node that left) it retries.
         LIBRDKAFKA_LOG.setLevel(logging.CRITICAL + 1)
-    connection = Connection(settings)
+    connection, own = Connection(settings), settings.names.tenant_jobs_prefix
     existing = connection.metadata(ANSWER_SECONDS_MAX).topics
     for topic in topics:
         if topic in existing:
@@ -42,7 +42,8 @@ def connected(settings: "Settings", operation: "Operation", *topics: str) -> Ite
         facts = connection.facts([topic], ANSWER_SECONDS_MAX)[topic]
         if isinstance(facts, TopicRefusal) and facts.is_of_rights:
             raise CommandError(lacks([operation], Resource(Kind.TOPIC, topic)))
-        raise CommandError(f"topic {topic} is missing: run `streamsched topics apply`")
+        more = f" --tenant {topic.removeprefix(own)}" if topic.startswith(own) else ""
+        raise CommandError(f"topic {topic} is missing: run `streamsched topics apply{more}`")
     try:
         config = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
         with Client(

@@ -1,5 +1,6 @@
 """`streamsched topics`: the scheduler's own topics, planned, created and checked."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -9,6 +10,7 @@ from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, UsageRefusedError
 from streamsched.cli.options import with_settings, with_topic_settings
 from streamsched.cli.output import Format, Output, show_json, show_rows
 from streamsched.cli.rights import Acls, EgressTopics, Groups, Principals, Tenants, show_rights
+from streamsched.core.tenant_settings import TENANT_PATTERN
 
 if TYPE_CHECKING:
     from streamsched.kafka.admin import Plan, TopicPlan
@@ -58,13 +60,13 @@ def plan(
     if acls:
         show_rights(settings, principals, tenants, groups, egress_topics, output)
         return
-    if principals or tenants or groups or egress_topics:
+    if principals or groups or egress_topics:
         raise UsageRefusedError(
-            "--principal, --tenant, --group and --egress-topic are about rights: add --acls"
+            "--principal, --group and --egress-topic are about rights: add --acls"
         )
     from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
 
-    found = admin.plan(settings, settings.names, partitions)
+    found = admin.plan(settings, settings.names, partitions, _own_ingress(settings, tenants))
     _show(found, output)
     if detailed_exitcode and not found.complete:
         raise typer.Exit(EXIT_CHANGES)
@@ -75,6 +77,7 @@ def plan(
 def apply(
     settings: "Settings",
     partitions: Partitions = None,
+    tenants: Tenants = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create what is missing and correct what can be corrected in place.
@@ -84,7 +87,7 @@ def apply(
     """
     from streamsched.kafka import admin  # noqa: PLC0415 - loads librdkafka
 
-    done = admin.apply(settings, settings.names, partitions)
+    done = admin.apply(settings, settings.names, partitions, _own_ingress(settings, tenants))
     for topic in done.created:
         say(f"created topic {topic}")
     for topic in done.changed:
@@ -111,6 +114,19 @@ def check(settings: "Settings", output: Output = Format.TABLE) -> None:
     if faults:
         raise typer.Exit(EXIT_FAILED)
     say(f"all topics of {settings.app_id} are as needed")
+
+
+def _own_ingress(settings: "Settings", tenants: Sequence[str] | None) -> Sequence[str]:
+    """The tenants whose own ingress topics are wanted. Raises `UsageRefusedError`."""
+    if tenants and not settings.tenant_ingress:
+        raise UsageRefusedError(
+            "--tenant asks for ingress topics of tenants' own, which no scheduler reads: set "
+            "STREAMSCHED_TENANT_INGRESS=true here and for the schedulers"
+        )
+    for tenant in tenants or ():
+        if not TENANT_PATTERN.fullmatch(tenant.encode(errors="replace")):
+            raise UsageRefusedError(f"--tenant {tenant!r} is none: 1 to 100 of A-Z a-z 0-9 _ -")
+    return tenants or ()
 
 
 def _show(found: "Plan", output: Format) -> None:

@@ -154,29 +154,42 @@ class _AtLeast:
     blocking: bool = False
 
 
-def plan(where: Where, names: TopicNames, partitions: int | None = None) -> Plan:
+def plan(
+    where: Where,
+    names: TopicNames,
+    partitions: int | None = None,
+    tenants: Iterable[str] = (),
+) -> Plan:
     """Compare the cluster with what the scheduler needs; changes nothing.
 
     `partitions` of the ingress topic are 4 unless given; where that topic exists, its own count
-    holds. Copies are those of the settings. Raises `KafkaProblem`, also where there are fewer
-    brokers than a topic to be created shall have copies.
+    holds. `tenants` are those whose own ingress topics are wanted as well. Copies are those of the
+    settings. Raises `KafkaProblem`, also where there are fewer brokers than a topic to be created
+    shall have copies.
     """
-    return _plan(Connection(where), names, partitions, _Copies.of(where))
+    wanted = _Wish(names, partitions, tuple(tenants))
+    return _plan(Connection(where), wanted, _Copies.of(where))
 
 
-def apply(where: Where, names: TopicNames, partitions: int | None = None) -> Applied:
+def apply(
+    where: Where,
+    names: TopicNames,
+    partitions: int | None = None,
+    tenants: Iterable[str] = (),
+) -> Applied:
     """Create what is missing and correct the settings that can be corrected in place.
 
-    Raises `KafkaProblem` where the broker refuses.
+    The arguments are those of `plan`. Raises `KafkaProblem` where the broker refuses.
     """
     connection, copies = Connection(where), _Copies.of(where)
-    before = _plan(connection, names, partitions, copies)
+    wish = _Wish(names, partitions, tuple(tenants))
+    before = _plan(connection, wish, copies)
     created = _create(connection, before)
     changed = _correct(connection, before)
     # The controller has them now; the broker that answers us may take a moment longer.
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while True:
-        after = _plan(connection, names, partitions, copies)
+        after = _plan(connection, wish, copies)
         settled = all(
             topic.state is not State.MISSING and not any(d.fixable for d in topic.differences)
             for topic in after.topics
@@ -191,7 +204,7 @@ def check(where: Where, names: TopicNames) -> tuple[str, ...]:
 
     Raises `KafkaProblem` where Kafka does not answer within about 10 s.
     """
-    found = _plan(Connection(where), names, None, _Copies())
+    found = _plan(Connection(where), _Wish(names), _Copies())
     return tuple(sentence for topic in found.topics for sentence in _sentences(topic))
 
 
@@ -228,8 +241,17 @@ class _Copies:
         return cls(where.replication_factor, where.min_insync_replicas)
 
 
-def _wanted(names: TopicNames, partitions: int) -> tuple[_Wanted, ...]:
-    n = partitions
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What was asked for: the topics of `names`, and ingress topics of `tenants`' own."""
+
+    names: TopicNames
+    partitions: int | None = None
+    tenants: tuple[str, ...] = ()
+
+
+def _wanted(wish: _Wish, partitions: int) -> tuple[_Wanted, ...]:
+    names, n = wish.names, partitions
     retention = _AtLeast("retention.ms", INGRESS_RETENTION_MS_MIN)
     tombstones = _AtLeast("delete.retention.ms", int(CHANGELOG_CONFIGS["delete.retention.ms"]))
     return (
@@ -253,6 +275,16 @@ def _wanted(names: TopicNames, partitions: int) -> tuple[_Wanted, ...]:
             configs=CHANGELOG_CONFIGS,
             at_least=(tombstones,),
         ),
+        *(
+            _Wanted(
+                f"{names.tenant_jobs_prefix}{tenant}",
+                1,
+                "delete",
+                configs=INGRESS_CONFIGS,
+                at_least=(retention,),
+            )
+            for tenant in wish.tenants
+        ),
     )
 
 
@@ -265,14 +297,12 @@ _EVERYWHERE: Final = (
 """What every topic of ours needs; brokers before 3.6 know no such limits of timestamps."""
 
 
-def _plan(
-    connection: Connection, names: TopicNames, partitions: int | None, copies: _Copies
-) -> Plan:
+def _plan(connection: Connection, wish: _Wish, copies: _Copies) -> Plan:
     connection.refuse_hopeless()
     # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
     cluster = connection.metadata(ANSWER_SECONDS_MAX)
     # By name: the list of all topics leaves out, without a word, those that we may not see.
-    own = [wanted.topic for wanted in _wanted(names, PARTITIONS)]
+    own = [wanted.topic for wanted in _wanted(wish, PARTITIONS)]
     facts: dict[str, TopicFacts] = {}
     for topic, found in connection.facts(own, ANSWER_SECONDS_MAX).items():
         if isinstance(found, TopicFacts):
@@ -285,11 +315,11 @@ def _plan(
             )
         elif not found.is_missing:
             raise KafkaProblem(f"topic {topic} cannot be looked at: {refusal_text(found.error)}")
-    ingress = facts.get(names.jobs) or facts.get(names.changelog)
-    count = ingress.partitions if ingress else partitions or PARTITIONS
+    ingress = facts.get(wish.names.jobs) or facts.get(wish.names.changelog)
+    count = ingress.partitions if ingress else wish.partitions or PARTITIONS
     plans = []
-    for wanted in _wanted(names, count):
-        asked = partitions if ingress and wanted.topic == ingress.topic else None
+    for wanted in _wanted(wish, count):
+        asked = wish.partitions if ingress and wanted.topic == ingress.topic else None
         plans.append(_compare(wanted, facts.get(wanted.topic), asked, copies))
     _refuse_too_many_copies(plans, copies.replication_factor, len(cluster.brokers))
     return Plan(tuple(plans), copies.replication_factor)

@@ -11,10 +11,12 @@ from confluent_kafka.admin import AdminClient
 from streamsched.client import Client
 from streamsched.core import headers as h
 from streamsched.core.names import TopicNames
+from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition, create_topic
 from tests.broker.installation import Installation, installed
 from tests.broker.reading import read_events
 from tests.broker.scheduler_process import SchedulerProcess
+from tests.connecting import client_options
 
 JOBS = 4_000
 TENANTS = ("acme", "bobs")
@@ -56,10 +58,20 @@ def test_the_topic_says_who_the_tenant_is(it: Installation, admin: AdminClient) 
     )
 
 
+def test_the_topic_is_made_by_command(kafka: str, app_id: str) -> None:
+    """With what the ingress topic has; without the setting nobody would read it."""
+    names = TopicNames(app_id, tenant_ingress=True)
+    options = client_options(kafka)
+    done = topics.apply(options, names, tenants=["acme"])
+    assert names.ingress("acme") in done.created
+    assert topics.plan(options, names, tenants=["acme"]).complete
+
+
 def test_the_client_submits_and_cancels_there(it: Installation, admin: AdminClient) -> None:
     """What it writes lies on the tenant's topic alone until the scheduler hands it on."""
     create_topic(admin, own_topic(it, "acme"))
-    with Client(it.kafka, it.names.app_id, tenant_ingress=True) as client:
+    options = client_options(it.kafka)
+    with Client(it.kafka, it.names.app_id, options, tenant_ingress=True) as client:
         client.submit("acme", "stays", b"", delay=timedelta(hours=1))
         client.submit("acme", "leaves", b"", delay=timedelta())
         client.cancel("acme", "stays")
