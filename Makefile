@@ -22,8 +22,6 @@ BENCHES := baseline schedule dispatch lateness recovery failover isolation
 # The image and what it is built from; each may be given on the command line.
 export SCHEDULER_IMAGE ?= streamsched:latest
 BUILD_ARGS := PYTHON_IMAGE PIP_INDEX_URL PIP_NO_INDEX
-# `make up PROFILE=demo` comes with load.
-export COMPOSE_PROFILES ?= $(PROFILE)
 export COMPOSE_PROJECT_NAME ?= streamsched
 export COMPOSE_FILE ?= docker/compose.yaml
 
@@ -95,10 +93,10 @@ image: ## build the scheduler's image, SCHEDULER_IMAGE=streamsched:latest
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
 up: ## start Kafka and two schedulers in containers; with PROFILE=demo some load too
-	docker compose up --detach
+	docker compose $(if $(PROFILE),--profile $(PROFILE)) up --detach
 
 down: ## end what `make up` started; its data stays
-	COMPOSE_PROFILES=demo docker compose down
+	docker compose --profile demo down
 
 test-containers: kafka ## the tests on a container engine, with one of its own where none runs
 	$(BIN)/python -m tests.container

@@ -51,6 +51,11 @@ def test_image_runs_one_scheduler_as_nobody_special() -> None:
     assert "\nSTOPSIGNAL SIGTERM\n" in DOCKERFILE
     assert 'ENTRYPOINT ["streamsched"]\nCMD ["run"]\n' in DOCKERFILE
     assert "run" in commands()
+    (words,) = re.findall(
+        r'^HEALTHCHECK .*\\\n *CMD \["streamsched", (.*)\]$', DOCKERFILE, re.MULTILINE
+    )
+    command, option = re.findall(r'"([^"]+)"', words)
+    assert option in {name for p in commands()[command].params for name in p.opts}
 
 
 def test_what_the_image_is_built_from_reaches_the_engine() -> None:
