@@ -1,28 +1,28 @@
 """What the cluster says once it answers: its brokers, our topics and rights, egress, the group."""
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from confluent_kafka import (
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
-    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AclOperation, ConsumerGroupDescription, OffsetSpec
+from confluent_kafka.admin import ConsumerGroupDescription, OffsetSpec
 
 from streamsched.client import connection as client
 from streamsched.client.tenants import ReadError, read_settings, tenants_of
-from streamsched.core.names import TopicNames
 from streamsched.doctor.checkup import Address, Subject, Verdict, failed, ok, warning, worst
 from streamsched.doctor.links import reach
 from streamsched.engine.producer import BATCH_BYTES_MAX
 from streamsched.kafka import admin
 from streamsched.kafka.connection import KafkaAway, TopicFacts, refusal_text
 from streamsched.kafka.egress_survey import judge
+from streamsched.kafka.granted import missing_rights
+from streamsched.kafka.rights import Role, rights_of
 
 ANSWER_SECONDS_MAX: Final = 10.0
 
@@ -36,10 +36,6 @@ _NO_COORDINATOR_YET: Final = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     }
 )
-
-_READ: Final = ("Read", AclOperation.READ)
-_WRITE: Final = ("Write", AclOperation.WRITE)
-_CONFIGS: Final = ("DescribeConfigs", AclOperation.DESCRIBE_CONFIGS)
 
 
 def check_login(subject: Subject) -> Verdict:
@@ -83,23 +79,10 @@ def check_topics(subject: Subject) -> Verdict:
 
 
 def check_rights(subject: Subject) -> Verdict:
-    """Whether this user may do with our topics what a scheduler does."""
-    names = subject.settings.names
-    wanted = _rights(names)
-    existing = [topic for topic in wanted if topic in subject.metadata.topics]
-    faults = []
-    if existing:
-        described = subject.kafka.client.describe_topics(
-            TopicCollection(existing),
-            include_authorized_operations=True,
-            request_timeout=ANSWER_SECONDS_MAX,
-        )
-        for topic, future in described.items():
-            found = subject.kafka.outcome(future, ANSWER_SECONDS_MAX)
-            faults += _missing_rights(f"topic {topic}", wanted[topic], found)
-    unseen = len(wanted) - len(existing)
-    rest = f"; {unseen} topics are not there to be asked about" if unseen else ""
-    return worst(faults, [], f"what can be asked about is allowed{rest}")
+    """Whether this user may do with our topics and group what a scheduler does."""
+    rights = rights_of(Role.SCHEDULER, subject.settings.names)
+    faults = missing_rights(subject.kafka, rights)
+    return worst(faults, [], "what can be asked about is allowed")
 
 
 def check_egress(subject: Subject) -> Verdict:
@@ -141,9 +124,6 @@ def check_group(subject: Subject) -> Verdict:
         if group.code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ok(f"no scheduler of {app_id} has run yet")
         return failed(f"group {app_id} cannot be looked at ({refusal_text(group)}): grant Describe")
-    unmet = _missing_rights(f"group {app_id}", (_READ,), group)
-    if unmet:
-        return failed(unmet[0])
     if group.state is ConsumerGroupState.DEAD:
         return ok(f"no scheduler of {app_id} has run yet")
     lag = _lag(subject)
@@ -162,31 +142,6 @@ def told(texts: Sequence[str]) -> list[str]:
     """The first few of `texts`, and how many more there are."""
     more = len(texts) - TOLD_MAX
     return [*texts[:TOLD_MAX], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _rights(names: TopicNames) -> dict[str, tuple[tuple[str, AclOperation], ...]]:
-    """What a scheduler does with each of our topics; it writes to the ingress to move records."""
-    writes = (_WRITE, _CONFIGS)
-    return {
-        names.jobs: (_READ, *writes),
-        names.tenant_settings: (_READ, _CONFIGS),
-        names.rejected: writes,
-        names.dead_letters: writes,
-        names.events: writes,
-        names.changelog: (_READ, *writes),
-    }
-
-
-def _missing_rights(what: str, wanted: Iterable[tuple[str, AclOperation]], found: Any) -> list[str]:
-    """One sentence for all that may not be done with `what`, none where all may."""
-    if isinstance(found, KafkaError):
-        if found.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return []
-        return [f"{what} may not be looked at ({refusal_text(found)}): grant Describe on it"]
-    # Nothing listed stands for a broker that does not tell.
-    allowed = found.authorized_operations
-    missing = [name for name, operation in wanted if allowed and operation not in allowed]
-    return [f"{what} lacks the right {', '.join(missing)}: grant it to this user"] * bool(missing)
 
 
 def _group(subject: Subject) -> ConsumerGroupDescription | KafkaError:

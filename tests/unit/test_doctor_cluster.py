@@ -3,10 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError
-from confluent_kafka.admin import AclOperation
 
-from streamsched.doctor import cluster
 from streamsched.doctor.checks import CHECKS
 from streamsched.doctor.checkup import Outcome, Subject
 from streamsched.doctor.cluster import check_brokers, told
@@ -32,29 +29,6 @@ def test_advertised_address_that_cannot_be_reached() -> None:
     assert found.outcome is Outcome.FAILED
     assert f"broker 7 sends clients to 127.0.0.1:{port}" in found.sentence
     assert "advertised.listeners" in found.sentence
-
-
-@pytest.mark.parametrize(
-    ("allowed", "said"),
-    [
-        ([AclOperation.READ], ["topic t lacks the right Write: grant it to this user"]),
-        ([AclOperation.DESCRIBE], ["topic t lacks the right Read, Write: grant it to this user"]),
-        ([AclOperation.READ, AclOperation.WRITE], []),
-        ([], []),  # a broker that does not tell
-    ],
-)
-def test_rights_that_are_missing_are_named(allowed: list[AclOperation], said: list[str]) -> None:
-    """All missing rights on one thing are one sentence."""
-    wanted = (("Read", AclOperation.READ), ("Write", AclOperation.WRITE))
-    found = SimpleNamespace(authorized_operations=allowed)
-    assert cluster._missing_rights("topic t", wanted, found) == said
-
-
-def test_right_to_look_is_missing() -> None:
-    """What may not even be described is told as that."""
-    refused = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    (said,) = cluster._missing_rights("topic t", (), refused)
-    assert said.startswith("topic t may not be looked at (")
 
 
 def test_many_are_counted() -> None:
