@@ -210,12 +210,12 @@ def test_user_who_may_not_look_at_topics(refused: Refused, secured: EmbeddedKafk
     """What may not be seen is not taken for what is missing."""
     refused(
         secured.add_user("dora", "explorer"),
-        "topic refused.jobs cannot be looked at (Topic authorization failed): give this user",
+        "topic refused.jobs cannot be looked at: this user lacks Describe and DescribeConfigs on",
     )
 
 
 def test_more_copies_than_brokers(run: Run, secured: EmbeddedKafka) -> None:
-    """A cluster of one cannot keep three copies: which option to change is named."""
+    """A cluster of one cannot keep three copies: which setting to change is named."""
     done = run(
         *("topics", "apply", "--replication-factor", "3"),
         **settings_variables(secured.client_options),
@@ -225,7 +225,7 @@ def test_more_copies_than_brokers(run: Run, secured: EmbeddedKafka) -> None:
     assert sentence.startswith("topic refused.")
     assert "cannot be created: " in sentence
     assert "replication factor" in sentence
-    assert sentence.endswith("ask for fewer copies with --replication-factor")
+    assert sentence.endswith("lower STREAMSCHED_REPLICATION_FACTOR")
 
 
 def test_broker_that_is_too_old(refused: Refused) -> None:
