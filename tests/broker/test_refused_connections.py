@@ -206,12 +206,18 @@ def test_listener_that_wants_a_certificate(
     assert done.returncode == 0, done.stderr
 
 
-def test_user_who_may_not_look_at_topics(refused: Refused, secured: EmbeddedKafka) -> None:
-    """What may not be seen is not taken for what is missing."""
-    refused(
-        secured.add_user("dora", "explorer"),
-        "topic refused.jobs cannot be looked at: this user lacks Describe and DescribeConfigs on",
+def test_user_who_may_not_look_at_topics(run: Run, secured: EmbeddedKafka) -> None:
+    """What may not be seen is not taken for what is missing; a scheduler tells all that it lacks."""
+    variables = settings_variables(secured.add_user("dora", "explorer"))
+    checked = refusal(run("topics", "check", **variables))
+    assert checked.startswith(
+        "topic refused.jobs cannot be looked at: this user lacks Describe and DescribeConfigs on"
     )
+    started = _not_started(run("run", **variables))
+    assert started.startswith(
+        "this user lacks Read, Write and DescribeConfigs on topic refused.jobs"
+    )
+    assert "on topic refused-jobs-changelog" in started
 
 
 def test_more_copies_than_brokers(run: Run, secured: EmbeddedKafka) -> None:
