@@ -207,7 +207,7 @@ def test_listener_that_wants_a_certificate(
 
 
 def test_user_who_may_not_look_at_topics(run: Run, secured: EmbeddedKafka) -> None:
-    """What may not be seen is not taken for what is missing; a scheduler tells all that it lacks."""
+    """What may not be seen is not taken for missing; a scheduler tells all that it lacks."""
     variables = settings_variables(secured.add_user("dora", "explorer"))
     checked = refusal(run("topics", "check", **variables))
     assert checked.startswith(
