@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -56,6 +57,8 @@ class Reader:
         self._admin = AdminClient(self._options)
         self._consumer = self._new_consumer()
         self._assigned: dict[Place, str] = {}
+        self._from: dict[Place, int] = {}
+        """Where the present consumer began that took over from another one."""
         self._begun: set[Place] = set()
         """Places of which a record was read."""
         self._gone: dict[str, str] = {}
@@ -115,7 +118,7 @@ class Reader:
             while unread:
                 self._take(WAIT_SECONDS)
                 # The end may be a marker of a transaction, so positions count, not records.
-                for position in self._consumer.position([TopicPartition(*at) for at in unread]):
+                for position in self._positions(unread):
                     place = (position.topic, position.partition)
                     if position.offset >= unread[place] or unread[place] == 0:
                         del unread[place]
@@ -152,13 +155,20 @@ class Reader:
         The leader epochs of a topic that is made again begin anew, and librdkafka takes those
         below the ones that it remembers for old news: it would never read such a topic.
         """
-        known = self._consumer.position([TopicPartition(*place) for place in self._assigned])
-        for position in known:
-            if position.offset < 0:
-                position.offset = OFFSET_BEGINNING
+        known = self._positions(self._assigned)
+        self._from = {(at.topic, at.partition): at.offset for at in known}
         self._consumer.close()
         self._consumer = self._new_consumer()
         self._consumer.assign(known)
+
+    def _positions(self, places: Iterable[Place]) -> list[TopicPartition]:
+        """Where to go on in each; a consumer that has read nothing there knows no position."""
+        found = self._consumer.position([TopicPartition(*place) for place in places])
+        for position in found:
+            if position.offset < 0:
+                place = (position.topic, position.partition)
+                position.offset = self._from.get(place, OFFSET_BEGINNING)
+        return found
 
     def _run(self) -> None:
         try:
@@ -185,6 +195,7 @@ class Reader:
                 for place in places:
                     del self._assigned[place]
                     self._begun.discard(place)
+                    self._from.pop(place, None)
                 done.set()
 
     def _follow_topics(self) -> None:
