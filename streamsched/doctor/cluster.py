@@ -114,7 +114,7 @@ def check_egress(subject: Subject) -> Verdict:
 
 
 def check_group(subject: Subject) -> Verdict:
-    """Whether schedulers may form a group and have, and how many records wait for them.
+    """Whether schedulers form a group, and how many records wait for them.
 
     A broker that nobody has asked for a group yet makes its internal topic of groups now.
     """
@@ -150,7 +150,7 @@ def _group(subject: Subject) -> ConsumerGroupDescription | KafkaError:
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while True:
         future = subject.kafka.client.describe_consumer_groups(
-            [app_id], include_authorized_operations=True, request_timeout=ANSWER_SECONDS_MAX
+            [app_id], request_timeout=ANSWER_SECONDS_MAX
         )[app_id]
         found: ConsumerGroupDescription | KafkaError = subject.kafka.outcome(
             future, ANSWER_SECONDS_MAX

@@ -1,16 +1,7 @@
-"""From this machine to a broker's socket: options, names, ports, TLS, and what it can do.
-
-A broker answers one request before anybody has logged in: which requests it knows (ApiVersions).
-
-    request   length i32, key i16 = 18, version i16 = 0, correlation i32,
-              client id (length i16, text)
-    response  length i32, correlation i32, error i16, count i32, then count times
-              key i16, oldest version i16, newest version i16
-"""
+"""From this machine to a broker's socket: options, names, ports, TLS, and what it can do."""
 
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +12,14 @@ from urllib.parse import urlsplit
 from streamsched.doctor.checkup import Address, Subject, Verdict, failed, ok, worst
 from streamsched.engine.kafka_options import aiokafka_options
 from streamsched.kafka.connection import Connection
+from streamsched.kafka.handshake import (
+    EXPIRED,
+    INIT_PRODUCER_ID,
+    INIT_PRODUCER_ID_SINCE_2_5,
+    OTHER_NAME,
+    newest_versions,
+    trusting,
+)
 from streamsched.settings import Settings, SettingsError
 
 T = TypeVar("T")
@@ -33,18 +32,9 @@ CERTIFICATE_DAYS_MIN: Final = 14
 
 DEFAULT_PORT: Final = 9092
 
-_API_VERSIONS: Final = 18
-_ANSWER_BYTES_MAX: Final = 64 * 1024
 _METADATA: Final = 3
-_INIT_PRODUCER_ID: Final = 22
-_SINCE_2_5: Final = 3
-"""Version of InitProducerId with which a producer takes up its transactional id again."""
 _SINCE_2_8: Final = 10
 """Version of Metadata that tells the ids of topics."""
-
-_EXPIRED: Final = 10
-_OTHER_NAME: Final = (62, 64)
-"""OpenSSL's codes for a certificate that ended, and for one of another host or address."""
 
 _SECONDS_PER_DAY: Final = 86_400
 
@@ -125,11 +115,11 @@ def check_version(subject: Subject) -> Verdict:
     for address in subject.reachable:
         try:
             newest = ask_versions(address, subject.tls)
-        except (OSError, struct.error) as error:
+        except OSError as error:
             faults.append(_no_answer(address, error, subject.tls))
             continue
         subject.requests[address] = newest
-        if newest.get(_INIT_PRODUCER_ID, -1) < _SINCE_2_5:
+        if newest.get(INIT_PRODUCER_ID, -1) < INIT_PRODUCER_ID_SINCE_2_5:
             faults.append(f"the broker at {address} is older than Kafka 2.5: upgrade it")
         elif newest.get(_METADATA, -1) < _SINCE_2_8:
             cautions.append(
@@ -162,7 +152,7 @@ def reach(address: Address) -> str:
 def ask_versions(address: Address, tls: ssl.SSLContext | None) -> dict[int, int]:
     """The newest version of each kind of request that the broker knows.
 
-    Raises `OSError` where it does not answer as Kafka does, `struct.error` for a strange answer.
+    Raises `OSError` where it does not answer as Kafka does.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(_connect(address))
@@ -170,26 +160,15 @@ def ask_versions(address: Address, tls: ssl.SSLContext | None) -> dict[int, int]
             connection = stack.enter_context(
                 tls.wrap_socket(connection, server_hostname=address.host)
             )
-        name = b"streamsched"
-        body = struct.pack(">hhih", _API_VERSIONS, 0, 1, len(name)) + name
-        connection.sendall(struct.pack(">i", len(body)) + body)
-        (length,) = struct.unpack(">i", _read(connection, 4))
-        if not 0 <= length <= _ANSWER_BYTES_MAX:
-            raise ConnectionError("it does not answer as Kafka does")
-        answer = _read(connection, length)
-    _, error, count = struct.unpack_from(">ihi", answer)
-    if error:
-        raise ConnectionError(f"it refuses to tell what it knows, with error {error}")
-    rows = struct.iter_unpack(">hhh", answer[10 : 10 + 6 * count])
-    return {key: newest for key, _, newest in rows}
+        return newest_versions(connection)
 
 
 def tls_fault(address: Address, error: OSError) -> str:
     """What is wrong with TLS at `address`, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _EXPIRED:
+        if error.verify_code == EXPIRED:
             return f"the certificate of {address} has expired: renew it on the broker"
-        if error.verify_code in _OTHER_NAME:
+        if error.verify_code in OTHER_NAME:
             return (
                 f"the certificate of {address} is for another name than {address.host}: use a "
                 "name that it has in STREAMSCHED_BOOTSTRAP_SERVERS, or have it issued for this one"
@@ -214,16 +193,15 @@ def _refused(address: Address, reason: str) -> str:
     )
 
 
-def _no_answer(address: Address, error: Exception, tls: ssl.SSLContext | None) -> str:
+def _no_answer(address: Address, error: OSError, tls: ssl.SSLContext | None) -> str:
     if tls is not None and isinstance(error, ssl.SSLError | ConnectionError):
         # With TLS 1.3 a client hears only now that it should have shown a certificate; where the
         # broker closes at once, it hears no more than that.
         return _refused(address, _reason(error))
     if tls is None and _speaks_tls(address):
         return f"{address} speaks TLS: set STREAMSCHED_KAFKA__SECURITY_PROTOCOL to SSL or SASL_SSL"
-    reason = _reason(error) if isinstance(error, OSError) else "a strange answer"
     return (
-        f"{address} does not answer as Kafka does ({reason}): correct "
+        f"{address} does not answer as Kafka does ({_reason(error)}): correct "
         "STREAMSCHED_BOOTSTRAP_SERVERS, or see the broker's log"
     )
 
@@ -259,24 +237,11 @@ def _certificate_days(address: Address, tls: ssl.SSLContext) -> int | None:
 
 
 def _speaks_tls(address: Address) -> bool:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
-        with _connect(address) as plain, context.wrap_socket(plain):
+        with _connect(address) as plain, trusting().wrap_socket(plain):
             return True
     except OSError:
         return False
-
-
-def _read(connection: socket.socket, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        part = connection.recv(length - len(data))
-        if not part:
-            raise ConnectionError("it closed the connection")
-        data += part
-    return data
 
 
 def _within(call: Callable[[], T]) -> T:

@@ -7,7 +7,6 @@ the versions that a broker knows, which needs no login.
 
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,17 @@ from streamsched.kafka.client_options import (
     speaks_tls,
     tls_context,
 )
+from streamsched.kafka.handshake import (
+    EXPIRED,
+    INIT_PRODUCER_ID,
+    INIT_PRODUCER_ID_SINCE_2_5,
+    NOT_YET_VALID,
+    OTHER_NAME,
+    UNTRUSTED,
+    StrangeAnswerError,
+    newest_versions,
+    trusting,
+)
 
 STEP_SECONDS_MAX: Final = 2.0
 """How long one address may take to answer one step."""
@@ -28,23 +38,6 @@ LOOK_SECONDS_MAX: Final = 3.0
 """After how long no further address is looked at."""
 
 OLDEST_BROKER: Final = "2.5"
-_INIT_PRODUCER_ID: Final = 22
-_INIT_PRODUCER_ID_VERSION_MIN: Final = 3
-"""That of 2.5, and with it a producer can go on after a transaction that timed out."""
-
-_API_VERSIONS: Final = struct.pack(">ihhih", 10, 18, 0, 1, -1)
-"""Length, key and version of the request, number, and no name of a client."""
-_ANSWER_BYTES_MAX: Final = 100_000
-
-_EXPIRED: Final = 10
-_NOT_YET_VALID: Final = 9
-_UNTRUSTED: Final = frozenset({2, 18, 19, 20, 21})
-_OTHER_NAME: Final = frozenset({62, 64})
-"""What OpenSSL calls the faults of a certificate (X509_V_ERR_…)."""
-
-
-class _NoAnswer(Exception):
-    """The other side closed the connection, or said nothing that a broker says."""
 
 
 def fault_of(bootstrap_servers: str, options: Mapping[str, Any]) -> str:
@@ -57,7 +50,7 @@ def fault_of(bootstrap_servers: str, options: Mapping[str, Any]) -> str:
     context = tls_context(options) if speaks_tls(options) else None
     deadline = time.monotonic() + LOOK_SECONDS_MAX
     for address in bootstrap_servers.split(","):
-        with suppress(OSError, ValueError, _NoAnswer):
+        with suppress(OSError, ValueError):
             return _fault_at(address.strip(), context, options)
         if time.monotonic() > deadline:
             break
@@ -65,21 +58,21 @@ def fault_of(bootstrap_servers: str, options: Mapping[str, Any]) -> str:
 
 
 def _fault_at(address: str, context: ssl.SSLContext | None, options: Mapping[str, Any]) -> str:
-    """Raises `OSError`, `ValueError` or `_NoAnswer` where nothing can be said."""
+    """Raises `OSError` or `ValueError` where nothing can be said."""
     try:
         versions = _versions(address, context)
     except ssl.SSLCertVerificationError as error:
         return _fault_of_certificate(address, context, error)
-    except (_NoAnswer, ssl.SSLError, ConnectionError) as error:
+    except (StrangeAnswerError, ssl.SSLError, ConnectionError) as error:
         if isinstance(error, ConnectionRefusedError):
             raise
         return _fault_of_protocol(address, context, options, error)
-    known = versions.get(_INIT_PRODUCER_ID, -1)
-    if known >= _INIT_PRODUCER_ID_VERSION_MIN:
+    known = versions.get(INIT_PRODUCER_ID, -1)
+    if known >= INIT_PRODUCER_ID_SINCE_2_5:
         return ""
     return (
         f"Kafka at {address} is older than {OLDEST_BROKER}, and streamsched needs its "
-        f"transactions (InitProducerId in version {_INIT_PRODUCER_ID_VERSION_MIN}; this broker "
+        f"transactions (InitProducerId in version {INIT_PRODUCER_ID_SINCE_2_5}; this broker "
         f"has {'none' if known < 0 else known}): upgrade the brokers"
     )
 
@@ -88,17 +81,17 @@ def _fault_of_certificate(
     address: str, context: ssl.SSLContext | None, error: ssl.SSLCertVerificationError
 ) -> str:
     whose = f"the certificate of Kafka at {address}"
-    if error.verify_code == _EXPIRED:
+    if error.verify_code == EXPIRED:
         return f"{whose} has expired: have the brokers' certificates renewed"
-    if error.verify_code == _NOT_YET_VALID:
+    if error.verify_code == NOT_YET_VALID:
         return f"{whose} is not valid yet: put this machine's clock right, or that of the brokers"
-    if error.verify_code in _UNTRUSTED:
+    if error.verify_code in UNTRUSTED:
         return (
             f"{whose} is signed by an authority that is not trusted here "
             f"({error.verify_message}): name the file with the right one in "
             "STREAMSCHED_KAFKA__SSL_CA_LOCATION"
         )
-    if error.verify_code in _OTHER_NAME:
+    if error.verify_code in OTHER_NAME:
         names = _names(address, context)
         return (
             f"{whose} is for other names ({names}): use one of them in "
@@ -125,21 +118,21 @@ def _fault_of_protocol(
     protocol = protocol_of(options)
     login = "sasl_" if logs_in(options) else ""
     if context is None:
-        with suppress(OSError, _NoAnswer), _connected(address, _trusting()):
+        with suppress(OSError), _connected(address, trusting()):
             return (
                 f"Kafka at {address} wants TLS, and security.protocol is {protocol}: set "
                 f"{PROTOCOL_VARIABLE} to {login or '(sasl_)'}ssl, or use the address of a "
                 "listener without TLS"
             )
         raise error
-    with suppress(OSError, _NoAnswer):
+    with suppress(OSError):
         _versions(address, None)
         return (
             f"Kafka at {address} does not speak TLS, and security.protocol is {protocol}: use the "
             f"address of its TLS listener, or set {PROTOCOL_VARIABLE} to "
             f"{login}plaintext"
         )
-    with suppress(OSError, _NoAnswer), _connected(address, _trusting()):
+    with suppress(OSError), _connected(address, trusting()):
         return (
             f"Kafka at {address} does not take this client's certificate "
             f"({getattr(error, 'reason', None) or 'it hung up'}): name one that the brokers trust "
@@ -147,14 +140,6 @@ def _fault_of_protocol(
             "STREAMSCHED_KAFKA__SSL_KEY_LOCATION"
         )
     raise error
-
-
-def _trusting() -> ssl.SSLContext:
-    """TLS with anybody: only to see whether somebody speaks it."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _connected(address: str, context: ssl.SSLContext | None) -> socket.socket:
@@ -173,27 +158,7 @@ def _connected(address: str, context: ssl.SSLContext | None) -> socket.socket:
 def _versions(address: str, context: ssl.SSLContext | None) -> dict[int, int]:
     """The newest version that the broker knows of each request, by the request's key."""
     with _connected(address, context) as connection:
-        connection.sendall(_API_VERSIONS)
-        (size,) = struct.unpack(">i", _read(connection, 4))
-        if not 0 < size <= _ANSWER_BYTES_MAX:
-            raise _NoAnswer
-        answer = _read(connection, size)
-    # Number of the request, error, then a list of key, oldest and newest version.
-    head, row = struct.Struct(">ihi"), struct.Struct(">hhh")
-    if size < head.size:
-        raise _NoAnswer
-    number, error, count = head.unpack_from(answer)
-    if number != 1 or error or not 0 < count <= (size - head.size) // row.size:
-        raise _NoAnswer
-    rows = row.iter_unpack(answer[head.size : head.size + count * row.size])
-    return {key: newest for key, _, newest in rows}
-
-
-def _read(connection: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        part = connection.recv(size - len(found))
-        if not part:
-            raise _NoAnswer
-        found += part
-    return found
+        versions = newest_versions(connection)
+    if not versions:
+        raise StrangeAnswerError("it knows no request")
+    return versions
