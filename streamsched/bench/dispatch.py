@@ -6,7 +6,7 @@ from typing import Final
 from streamsched.bench.baseline import HOUR_MS, compared, run_baseline, warm_up
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, produce, tenant_names
+from streamsched.bench.load import Load, now_ms, produce, tenant_names
 from streamsched.bench.result import BenchResult
 from streamsched.bench.scheduler import ACCEPTED, DISPATCHED, Scheduler
 from streamsched.cli.errors import say
@@ -24,7 +24,7 @@ def bench_dispatch(jobs: int, tenants: int, partitions: int) -> list[BenchResult
     """Dispatch `jobs` pending jobs that are all due at one moment, of unthrottled tenants."""
     with bench_cluster() as cluster:
         warm_up(cluster, tenants, partitions)
-        load = Load(jobs, tenants, partitions, _now_ms() + HOUR_MS)
+        load = Load(jobs, tenants, partitions, now_ms() + HOUR_MS)
         before = run_baseline(cluster, "before", load, with_dispatch=True).dispatch
         names = TopicNames("bench-dispatch")
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
@@ -48,7 +48,7 @@ def start_with_topics_known(
 ) -> int:
     """Wait until the scheduler works and knows every egress topic; jobs dispatched for that."""
     scheduler.wait_ready()
-    warm = load.warm_up(_now_ms())
+    warm = load.warm_up(now_ms())
     produce(cluster.bootstrap_servers, names.jobs, warm)
     scheduler.wait_count(DISPATCHED, warm.jobs)
     return warm.jobs
@@ -62,18 +62,14 @@ def hold(
     `accepted` jobs were accepted before. Raises `BenchError` where they fall due too early.
     """
     lead_ms = int((LEAD_SECONDS_MIN + load.jobs / LEAD_JOBS_PER_SECOND) * 1000)
-    held = Load(load.jobs, load.tenants, load.partitions, _now_ms() + lead_ms, load.spread_ms)
+    held = Load(load.jobs, load.tenants, load.partitions, now_ms() + lead_ms, load.spread_ms)
     say(f"scheduler: {load.jobs} jobs to hold, due in {lead_ms / 1000:.0f} s")
     produce(cluster.bootstrap_servers, names.jobs, held)
     scheduler.wait_count(ACCEPTED, accepted + load.jobs)
-    rest_seconds = (held.due_at_ms - _now_ms()) / 1000 - QUIET_SECONDS
+    rest_seconds = (held.due_at_ms - now_ms()) / 1000 - QUIET_SECONDS
     if rest_seconds < 0:
         raise BenchError(
             f"the jobs fell due before all {load.jobs} were accepted: the machine is too busy to "
             "measure on, or ask for fewer jobs"
         )
     time.sleep(rest_seconds)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -6,17 +6,16 @@ read_committed consumer notes how late each of them is.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, tenant_names
+from streamsched.bench.load import Load, now_ms, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters, percentile
 from streamsched.bench.scheduler import DISPATCHED, Scheduler
-from streamsched.bench.steady import LEAD_MS, SteadyProducer, receiving
+from streamsched.bench.steady import LEAD_MS, Event, SteadyProducer, receiving
 from streamsched.cli.errors import say
 from streamsched.core.names import TopicNames
 
@@ -32,15 +31,6 @@ CAUGHT_MS: Final = 500
 """What fell due so shortly before an event belongs to it."""
 
 NORMAL_MS: Final = 1_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that was done to a scheduler, and from when to when its effect is looked at."""
-
-    name: str
-    at_ms: int
-    until_ms: int
 
 
 class Pair:
@@ -103,7 +93,7 @@ def bench_failover(tenants: int, partitions: int) -> list[BenchResult]:
             egress = [names.egress(tenant) for tenant in topics]
             seconds_max = LOAD_SECONDS + 60.0
             with receiving(cluster, egress, jobs, seconds_max, with_each=True) as received:
-                load = Load(jobs, tenants, partitions, _now_ms() + LEAD_MS, LOAD_SECONDS * 1_000)
+                load = Load(jobs, tenants, partitions, now_ms() + LEAD_MS, LOAD_SECONDS * 1_000)
                 with SteadyProducer(cluster.bootstrap_servers, names.jobs, load):
                     events = _play(pair, load)
                 each = received().each
@@ -117,11 +107,11 @@ def _play(pair: Pair, load: Load) -> list[Event]:
 
     def do(name: str, seconds: float, *steps: Callable[[], None]) -> None:
         say(name)
-        began_ms = _now_ms()
+        began_ms = now_ms()
         for step in steps:
             step()
         time.sleep(seconds)
-        events.append(Event(name, began_ms, _now_ms()))
+        events.append(Event(name, began_ms, now_ms()))
 
     time.sleep(QUIET_SECONDS)
     do("nothing", QUIET_SECONDS)
@@ -137,7 +127,7 @@ def _play(pair: Pair, load: Load) -> list[Event]:
         lambda: pair.terminate("-b"),
         lambda: pair.start("-b"),
     )
-    if _now_ms() > load.due_of(load.jobs - 1):
+    if now_ms() > load.due_of(load.jobs - 1):
         raise BenchError("the load ended before the last event: the machine is too busy")
     return events
 
@@ -173,7 +163,3 @@ def back_to_normal_seconds(at_ms: int, affected: Sequence[tuple[int, float]]) ->
         second for second, values in by_second.items() if percentile(sorted(values), 99) > NORMAL_MS
     ]
     return max(late) + 1.0 if late else 0.0
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

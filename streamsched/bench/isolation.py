@@ -5,10 +5,9 @@ partitions, one kind of trouble after the other begins and none of them ends: th
 has all of them.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from threading import Event, Thread
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,12 +22,13 @@ from streamsched.bench.load import (
     Load,
     envelope,
     load_producer,
+    now_ms,
     tenant_names,
 )
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters, percentile
 from streamsched.bench.scheduler import PENDING, REJECTED, Scheduler
-from streamsched.bench.steady import LEAD_MS, SteadyProducer, receiving
+from streamsched.bench.steady import LEAD_MS, Event, SteadyProducer, receiving
 from streamsched.cli.errors import say
 from streamsched.client import Client
 from streamsched.core.names import TopicNames
@@ -48,15 +48,6 @@ SMALL_TOPIC_BYTES: Final = 100
 """No job fits into a topic that takes no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A time in which one more kind of trouble went on."""
-
-    name: str
-    from_ms: int
-    until_ms: int
-
-
 class Trouble:
     """Tenants that nobody wants as neighbours; a context manager that silences them."""
 
@@ -67,9 +58,9 @@ class Trouble:
         self._client = Client(self._servers, names.app_id)
         self._producer = load_producer(self._servers)
         self._often: list[Callable[[], None]] = []
-        self._stopping = Event()
+        self._stopping = threading.Event()
         self._fault: Exception | None = None
-        self._thread = Thread(target=self._go_on, name="trouble", daemon=True)
+        self._thread = threading.Thread(target=self._go_on, name="trouble", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -148,9 +139,9 @@ class Trouble:
         self._client.set_tenant("restless", rate=rate)
 
     def _send_jobs(self, tenant: str, jobs: int) -> None:
-        key, now_ms = tenant.encode(), _now_ms()
+        key, due_at_ms = tenant.encode(), now_ms()
         for index in range(jobs):
-            value = envelope(f"{tenant}-{index:06d}", now_ms)
+            value = envelope(f"{tenant}-{index:06d}", due_at_ms)
             self._producer.produce(self._names.jobs, value, key)
         if self._producer.flush(FLUSH_SECONDS_MAX):
             raise BenchError(f"the jobs of {tenant} could not be written")
@@ -180,7 +171,7 @@ def bench_isolation(tenants: int, partitions: int) -> list[BenchResult]:
             scheduler.wait_ready()
             egress = [names.egress(tenant) for tenant in topics]
             with receiving(cluster, egress, jobs, seconds + 60.0, with_each=True) as received:
-                load = Load(jobs, tenants, partitions, _now_ms() + LEAD_MS, seconds * 1_000)
+                load = Load(jobs, tenants, partitions, now_ms() + LEAD_MS, seconds * 1_000)
                 with (
                     SteadyProducer(cluster.bootstrap_servers, names.jobs, load),
                     Trouble(cluster, names) as trouble,
@@ -192,18 +183,18 @@ def bench_isolation(tenants: int, partitions: int) -> list[BenchResult]:
     return _judged(stretches, each, tenants, partitions)
 
 
-def _play(trouble: Trouble) -> list[Stretch]:
-    stretches: list[Stretch] = []
+def _play(trouble: Trouble) -> list[Event]:
+    stretches: list[Event] = []
 
     say("warming up")
     time.sleep(WARM_UP_SECONDS)
     for name, begin in (("alone", trouble.wait), *trouble.all_kinds()):
         say(name)
-        from_ms = _now_ms()
+        from_ms = now_ms()
         until_ms = from_ms + STRETCH_SECONDS * 1_000
         begin()
-        time.sleep(max(0, until_ms - _now_ms()) / 1_000)
-        stretches.append(Stretch(name, from_ms, until_ms))
+        time.sleep(max(0, until_ms - now_ms()) / 1_000)
+        stretches.append(Event(name, from_ms, until_ms))
     return stretches
 
 
@@ -214,10 +205,10 @@ def _check_trouble(scheduler: Scheduler) -> None:
 
 
 def _judged(
-    stretches: Sequence[Stretch], each: Sequence[tuple[int, float]], tenants: int, partitions: int
+    stretches: Sequence[Event], each: Sequence[tuple[int, float]], tenants: int, partitions: int
 ) -> list[BenchResult]:
     late = [
-        sorted(value for due_ms, value in each if stretch.from_ms <= due_ms < stretch.until_ms)
+        sorted(value for due_ms, value in each if stretch.at_ms <= due_ms < stretch.until_ms)
         for stretch in stretches
     ]
     alone = percentile(late[0], 99)
@@ -235,7 +226,3 @@ def _judged(
         )
         for stretch, values in zip(stretches, late, strict=True)
     ]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

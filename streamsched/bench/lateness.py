@@ -1,6 +1,5 @@
 """How late jobs are at their worker when many fall due together, and how soon one is accepted."""
 
-import time
 from typing import Final
 
 from streamsched.bench.acknowledge import acknowledgement_ms
@@ -8,7 +7,7 @@ from streamsched.bench.baseline import HOUR_MS
 from streamsched.bench.cluster import BenchCluster, bench_cluster
 from streamsched.bench.dispatch import hold, start_with_topics_known
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, tenant_names
+from streamsched.bench.load import Load, now_ms, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.receiver import Received
 from streamsched.bench.result import BenchResult, job_parameters, percentile
@@ -89,7 +88,7 @@ def _produce(cluster: BenchCluster, names: TopicNames, load: Load, stretch: int)
         ACK_JOBS_PER_SECOND * ACK_SECONDS,
         load.tenants,
         load.partitions,
-        time.time_ns() // 1_000_000 + HOUR_MS,
+        now_ms() + HOUR_MS,
         id_prefix=f"later-{stretch}-",
     )
     return acknowledgement_ms(cluster.bootstrap_servers, names.jobs, later, ACK_JOBS_PER_SECOND)

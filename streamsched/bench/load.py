@@ -5,6 +5,7 @@ are named so that each ingress partition owns equally many: the benchmarks compa
 paths, not the luck of a hash.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -74,6 +75,11 @@ def is_warm_up(job_id: bytes | str | None) -> bool:
     """Whether a dispatched job was only there to make its egress topic known."""
     text = job_id.decode() if isinstance(job_id, bytes) else job_id
     return text is not None and text.startswith(WARM_UP_PREFIX)
+
+
+def now_ms() -> int:
+    """The wall clock in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def tenant_names(tenants: int, partitions: int) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from streamsched.bench.baseline import HOUR_MS, compared, run_baseline, warm_up
 from streamsched.bench.cluster import bench_cluster
-from streamsched.bench.load import Load, produce, tenant_names
+from streamsched.bench.load import Load, now_ms, produce, tenant_names
 from streamsched.bench.machine import machine
 from streamsched.bench.result import BenchResult, job_parameters
 from streamsched.bench.scheduler import ACCEPTED, BLOCK_CACHE, PENDING, Scheduler
@@ -22,7 +22,7 @@ def bench_schedule(jobs: int, tenants: int, partitions: int) -> list[BenchResult
     """Accept `jobs` jobs that are due in an hour; start-up of the scheduler is not counted."""
     with bench_cluster() as cluster:
         warm_up(cluster, tenants, partitions)
-        load = Load(jobs, tenants, partitions, _now_ms() + HOUR_MS)
+        load = Load(jobs, tenants, partitions, now_ms() + HOUR_MS)
         before = run_baseline(cluster, "before", load, with_dispatch=False).ingest
         names = TopicNames("bench-schedule")
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
@@ -48,7 +48,7 @@ def bench_memory(tenants: int, partitions: int) -> list[BenchResult]:
         cluster.make_topics(names, partitions, tenant_names(tenants, partitions))
         held = 0
         for pending in MEMORY_PENDING:
-            prefix, due_at_ms = f"to-{pending}-", _now_ms() + HOUR_MS
+            prefix, due_at_ms = f"to-{pending}-", now_ms() + HOUR_MS
             load = Load(pending - held, tenants, partitions, due_at_ms, id_prefix=prefix)
             say(f"scheduler: up to {pending} pending jobs")
             with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
@@ -80,7 +80,3 @@ def _memory(bench: str, scheduler: Scheduler, load: Load, pending: int) -> Bench
         },
         machine=machine(),
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,10 +1,9 @@
 """Jobs that fall due all the time, and a reader that notes how late each of them comes."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,7 +13,7 @@ import orjson
 from streamsched.bench.child import Child
 from streamsched.bench.cluster import BenchCluster
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, load_producer
+from streamsched.bench.load import Load, load_producer, now_ms
 from streamsched.bench.receiver import READY, Order, Received
 
 LEAD_MS: Final = 2_000
@@ -22,6 +21,15 @@ LEAD_MS: Final = 2_000
 
 RECEIVER_READY_SECONDS_MAX: Final = 30.0
 FLUSH_SECONDS_MAX: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was done to a scheduler, and from when to when its effect is looked at."""
+
+    name: str
+    at_ms: int
+    until_ms: int
 
 
 class SteadyProducer:
@@ -58,7 +66,7 @@ class SteadyProducer:
     def _run(self) -> None:
         producer, load = self._producer, self._load
         for index, (key, value) in enumerate(load.records()):
-            while (rest := load.due_of(index) - LEAD_MS - time.time_ns() // 1_000_000) > 0:
+            while (rest := load.due_of(index) - LEAD_MS - now_ms()) > 0:
                 if self._stopping.wait(rest / 1_000):
                     return
                 producer.poll(0)

@@ -68,14 +68,14 @@ def check_brokers(subject: Subject) -> Verdict:
 def check_topics(subject: Subject) -> Verdict:
     """Whether our own topics are as a scheduler needs them."""
     settings = subject.settings
-    faults = admin.check(settings, settings.names)
+    found = admin.plan(settings, settings.names)
     cautions = [
         f"topic {topic.topic} has {d.name} {d.found} where {d.wanted} is wanted: {d.remedy}"
-        for topic in admin.plan(settings, settings.names).topics
+        for topic in found.topics
         for d in topic.differences
         if not d.blocking
     ]
-    return worst(faults, cautions, f"all topics of {settings.app_id} are as needed")
+    return worst(admin.faults_of(found), cautions, f"all topics of {settings.app_id} are as needed")
 
 
 def check_rights(subject: Subject) -> Verdict:

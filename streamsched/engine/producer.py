@@ -160,6 +160,8 @@ class ConnectedProducer(Producer):
     """
 
     topic = ""
+    commit_seconds_max = COMMIT_SECONDS_MAX
+    """How long whoever uses it asks for the end of a transaction."""
 
     def init_transactions(self, timeout: float) -> None:  # type: ignore[override]  # by position
         """As the base class does it, up to `METADATA_SECONDS` later while Kafka is away."""
@@ -201,18 +203,21 @@ class QuotaWatch:
         return self._monotonic() - self._slow_at < QUOTA_REMEMBERED_SECONDS
 
 
-def connect(settings: Settings, partition: int, quota: QuotaWatch) -> Producer:
+def connect(settings: Settings, partition: int, quota: QuotaWatch) -> ConnectedProducer:
     """The client of one partition; connects in the background, and fences nobody yet.
 
     Over its `quota` it waits for as long as the broker makes it. What that costs: a lost leader
     holds the partition up for longer.
     """
     config = producer_config(settings, partition) | {"throttle_cb": quota}
-    if quota.is_slow:
+    is_slow = quota.is_slow
+    if is_slow:
         config["message.timeout.ms"] = QUOTA_MESSAGE_TIMEOUT_MS
         config["transaction.timeout.ms"] = QUOTA_TRANSACTION_TIMEOUT_MS
     client = ConnectedProducer(config, logger=LIBRDKAFKA_LOG)
     client.topic = settings.names.changelog
+    if is_slow:
+        client.commit_seconds_max = QUOTA_COMMIT_SECONDS_MAX
     return client
 
 

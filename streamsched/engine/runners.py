@@ -17,8 +17,6 @@ from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
 from streamsched.engine.producer import (
     BATCH_BYTES_MAX,
-    COMMIT_SECONDS_MAX,
-    QUOTA_COMMIT_SECONDS_MAX,
     PartitionProducer,
     QuotaWatch,
     connect,
@@ -253,13 +251,13 @@ class PartitionRunners:
 def _make_producer(
     settings: Settings, executor: Executor, quota: QuotaWatch, number: int
 ) -> PartitionProducer:
-    commit_seconds_max = QUOTA_COMMIT_SECONDS_MAX if quota.is_slow else COMMIT_SECONDS_MAX
+    client = connect(settings, number, quota)
     return PartitionProducer(
-        connect(settings, number, quota),
+        client,
         number,
         settings.names.changelog,
         executor,
-        commit_seconds_max=commit_seconds_max,
+        commit_seconds_max=client.commit_seconds_max,
     )
 
 

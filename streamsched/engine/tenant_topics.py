@@ -22,6 +22,7 @@ from streamsched.core.tenant_ingress import TenantIngress
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.unnamable import plain_record
+from streamsched.kafka.connection import error_text
 from streamsched.settings import Settings
 
 POLL_SECONDS: Final = 0.2
@@ -81,7 +82,7 @@ class TenantTopics:
                 self._metrics.tenant_topics_failures.inc()
                 log.warning(
                     "ingress topics of tenants are read again from the last commit",
-                    error=_words(error),
+                    error=error_text(error),
                 )
                 with suppress(KafkaException):
                     producer.abort_transaction(CALL_SECONDS)
@@ -185,8 +186,3 @@ def _look_at(error: KafkaError) -> None:
     if error.fatal():
         raise KafkaException(error)
     log.warning("an ingress topic of a tenant cannot be read", error=error.str())
-
-
-def _words(error: Exception) -> str:
-    first = error.args[0] if error.args else error
-    return first.str() if isinstance(first, KafkaError) else str(first)

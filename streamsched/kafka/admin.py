@@ -204,7 +204,11 @@ def check(where: Where, names: TopicNames) -> tuple[str, ...]:
 
     Raises `KafkaProblem` where Kafka does not answer within about 10 s.
     """
-    found = _plan(Connection(where), _Wish(names), _Copies())
+    return faults_of(_plan(Connection(where), _Wish(names), _Copies()))
+
+
+def faults_of(found: Plan) -> tuple[str, ...]:
+    """What of a plan keeps a scheduler from running, a sentence each."""
     return tuple(sentence for topic in found.topics for sentence in _sentences(topic))
 
 

@@ -118,7 +118,7 @@ class Connection:
             self.client = AdminClient(options, logger=_SILENT)
         except (KafkaException, TypeError, ValueError) as error:
             raise KafkaProblem(
-                f"Kafka's client does not accept its options ({_text(error)}): "
+                f"Kafka's client does not accept its options ({error_text(error)}): "
                 "correct STREAMSCHED_KAFKA__… or the table `kafka` in streamsched.toml"
             ) from error
 
@@ -159,7 +159,7 @@ class Connection:
             )
         return KafkaAway(
             f"Kafka at {self.address} did not answer within {seconds:.0f} s "
-            f"({self._reason or _text(error)}): start it (`streamsched broker` starts one), "
+            f"({self._reason or error_text(error)}): start it (`streamsched broker` starts one), "
             "or correct STREAMSCHED_BOOTSTRAP_SERVERS"
         )
 
@@ -262,6 +262,7 @@ def _batches(names: Sequence[str]) -> Iterator[list[str]]:
         yield list(names[start : start + TOPICS_PER_REQUEST_MAX])
 
 
-def _text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """What a Kafka client says of a failure, without the wrapping."""
     first = error.args[0] if error.args else error
     return first.str() if isinstance(first, KafkaError) else str(first)
