@@ -132,7 +132,9 @@ class BrokerSecurity:
 
         The controller knows it then, brokers a moment later. Raises `KafkaException`.
         """
-        admin = AdminClient({"bootstrap.servers": peers, **self.node_options()})
+        # librdkafka would write to standard error what it drops when it ends.
+        options = {"bootstrap.servers": peers, "log_level": 0, **self.node_options()}
+        admin = AdminClient(options)
         for mechanism in MECHANISMS:
             kind = ScramMechanism[mechanism.replace("-", "_")]
             credential = UserScramCredentialUpsertion(

@@ -1,7 +1,8 @@
 """Fixtures of the tests on a container engine: a Kafka and schedulers in one network."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import docker
 import pytest
@@ -44,15 +45,22 @@ def kafka(network: Network) -> Iterator[str]:
 
 
 @pytest.fixture
-def names(app_id: str) -> TopicNames:
-    """Topics of this test alone."""
-    return TopicNames(app_id)
+def make_scheduler(kafka: str, network: Network) -> Iterator[Callable[[str], SchedulerContainer]]:
+    """Makes a scheduler's container on the topics of an app id, which it makes; not started."""
+    with ExitStack() as stack:
+
+        def make(app_id: str) -> SchedulerContainer:
+            apply({"bootstrap.servers": kafka}, TopicNames(app_id))
+            container = SchedulerContainer(SCHEDULER_IMAGE, INSIDE, app_id, network)
+            stack.callback(container.remove)
+            return container
+
+        yield make
 
 
 @pytest.fixture
-def scheduler(kafka: str, network: Network, names: TopicNames) -> Iterator[SchedulerContainer]:
+def scheduler(
+    make_scheduler: Callable[[str], SchedulerContainer], app_id: str
+) -> SchedulerContainer:
     """A scheduler's container on topics of its own; not started."""
-    apply({"bootstrap.servers": kafka}, names)
-    container = SchedulerContainer(SCHEDULER_IMAGE, INSIDE, names.app_id, network)
-    yield container
-    container.remove()
+    return make_scheduler(app_id)
