@@ -133,7 +133,7 @@ class BrokerSecurity:
         The controller knows it then, brokers a moment later. Raises `KafkaException`.
         """
         # librdkafka would write to standard error what it drops when it ends.
-        options = {"bootstrap.servers": peers, "log_level": 0, **self.node_options()}
+        options = {"bootstrap.servers": peers, "log_level": "0", **self.node_options()}
         admin = AdminClient(options)
         for mechanism in MECHANISMS:
             kind = ScramMechanism[mechanism.replace("-", "_")]
