@@ -16,6 +16,12 @@ from tests.shared_broker import SHARED, NoContainerError, SharedBroker, options_
 TIERS = frozenset({"unit", "property", "sim", "broker", "chaos", "container"})
 """Folders under tests/; each is a marker of the same name."""
 
+SHARING_TIERS = frozenset({"broker", "chaos"})
+OF_NO_SHARED_KAFKA = (
+    "has a Kafka of its own, to kill, freeze or configure, or none: the same with every --kafka"
+)
+"""Why a test is skipped which does not ask for the Kafka that the run was given."""
+
 BROKER = pytest.StashKey[SharedBroker]()
 SEED = pytest.StashKey[int]()
 BROKER_SOCKET = pytest.StashKey[str]()
@@ -76,13 +82,16 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, the folder it lies in."""
+    """Mark each test with its tier, the folder it lies in; skip what is not about this Kafka."""
     here = Path(__file__).parent
-    del config
+    is_default = config.getoption("--kafka") == "embedded"
     for item in items:
         tier = item.path.relative_to(here).parts[0]
         if tier in TIERS:
             item.add_marker(tier)
+        asks = "kafka" in getattr(item, "fixturenames", ())
+        if tier in SHARING_TIERS and not asks and not is_default:
+            item.add_marker(pytest.mark.skip(OF_NO_SHARED_KAFKA))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,9 +25,11 @@ from streamsched.core import headers as h
 from streamsched.core.limits import JOB_BYTES_MAX
 from streamsched.core.placement import partition_for
 from streamsched.core.rejection import Reason
+from streamsched.engine.kafka_options import aiokafka_options
 from tests.broker.installation import Installation, installed, prepared
 from tests.broker.reading import header, headers_of, job_id, read_events
 from tests.broker.sending import Sender, tenants_of
+from tests.connecting import client_settings
 
 PARTITION = 2
 SECONDS = int(time.time())
@@ -192,7 +194,8 @@ async def send_in_one_batch(
     kafka: str, topic: str, partition: int, records: list[tuple[bytes, bytes, Headers]]
 ) -> list[int]:
     """Produce keys, values and headers with nothing between them; returns their offsets."""
-    async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=500) as client:
+    options = aiokafka_options(client_settings(kafka))
+    async with AIOKafkaProducer(**options, linger_ms=500) as client:
         sent = [
             await client.send(topic, value, key, partition, headers=list(headers))
             for key, value, headers in records

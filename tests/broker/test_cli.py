@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamsched.core.names import TopicNames
 from tests.broker.program import SECONDS_MAX, Run, environment_for, refusal, runner
+from tests.connecting import client_options
 
 
 @pytest.fixture
@@ -27,9 +28,7 @@ def run(kafka: str, app_id: str, tmp_path: Path) -> Run:
 
 def _records(kafka: str, topic: str) -> list[Any]:
     """Every committed record of a topic, partition by partition."""
-    consumer = Consumer(
-        {"bootstrap.servers": kafka, "group.id": "raw", "enable.partition.eof": True}
-    )
+    consumer = Consumer({**client_options(kafka), "group.id": "raw", "enable.partition.eof": True})
     found = []
     try:
         partitions = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)

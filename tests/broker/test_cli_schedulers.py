@@ -23,6 +23,12 @@ def environment(kafka: str, app_id: str) -> dict[str, str]:
 
 
 @pytest.fixture
+def bare(app_id: str) -> dict[str, str]:
+    """The same for commands that have a Kafka of their own."""
+    return environment_for("127.0.0.1:1", app_id)
+
+
+@pytest.fixture
 def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Runs the program to its end in a folder of its own."""
     return runner(environment, tmp_path)
@@ -112,10 +118,11 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_dev_has_everything(environment: dict[str, str], run: Run, tmp_path: Path) -> None:
+def test_dev_has_everything(bare: dict[str, str], tmp_path: Path) -> None:
     """Kafka, topics and a scheduler come up together, dispatch, and end on Ctrl-C."""
-    web = f"http://127.0.0.1:{environment['STREAMSCHED_WEB_PORT']}"
-    with started(["dev", "--port", "0"], environment, tmp_path) as dev:
+    run = runner(bare, tmp_path)
+    web = f"http://127.0.0.1:{bare['STREAMSCHED_WEB_PORT']}"
+    with started(["dev", "--port", "0"], bare, tmp_path) as dev:
         assert dev.stdout is not None
         address = dev.stdout.readline().strip()
         _await_ready(web)
@@ -138,9 +145,9 @@ def test_dev_has_everything(environment: dict[str, str], run: Run, tmp_path: Pat
         assert alive == []
 
 
-def test_dev_ends_when_its_scheduler_dies(environment: dict[str, str], tmp_path: Path) -> None:
+def test_dev_ends_when_its_scheduler_dies(bare: dict[str, str], tmp_path: Path) -> None:
     """A scheduler that is killed ends the rest with status 1 and a sentence."""
-    with started(["dev", "--port", "0"], environment, tmp_path) as dev:
+    with started(["dev", "--port", "0"], bare, tmp_path) as dev:
         assert dev.stdout is not None
         dev.stdout.readline()
         await_condition("the scheduler runs", lambda: bool(_schedulers(dev)))

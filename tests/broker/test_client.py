@@ -27,6 +27,7 @@ from streamsched.client.batch import CHUNK_JOBS_MAX
 from streamsched.core import headers as h
 from streamsched.core.limits import HEADER_BYTES, JOB_BYTES_MAX, MESSAGE_BYTES_MAX
 from streamsched.core.names import TopicNames
+from tests.connecting import client_options
 
 PARTITIONS = 4
 WAIT_SECONDS = 30
@@ -60,13 +61,13 @@ def names(admin: AdminClient, app_id: str, kafka: str) -> TopicNames:
 @pytest.fixture
 def client(kafka: str, names: TopicNames) -> Iterator[Client]:
     """A blocking client of the installation."""
-    with Client(kafka, names.app_id) as client:
+    with Client(kafka, names.app_id, client_options(kafka)) as client:
         yield client
 
 
 def _read_all(kafka: str, topic: str, partitions: int = PARTITIONS) -> list[Any]:
     """Everything that is in `topic` now, as messages."""
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex})
+    consumer = Consumer({**client_options(kafka), "group.id": uuid.uuid4().hex})
     try:
         found = []
         for partition in range(partitions):
@@ -85,7 +86,7 @@ def _dispatch(
 ) -> Producer:
     """Write dispatched jobs as the scheduler does: in a transaction, with our headers last."""
     producer = Producer(
-        {"bootstrap.servers": kafka, "transactional.id": f"{topic}-{uuid.uuid4().hex}"}
+        {**client_options(kafka), "transactional.id": f"{topic}-{uuid.uuid4().hex}"}
     )
     producer.init_transactions(WAIT_SECONDS)
     producer.begin_transaction()
@@ -216,7 +217,7 @@ def test_a_missing_topic_is_raised_and_not_created(
     kafka: str, app_id: str, admin: AdminClient
 ) -> None:
     """A job for an installation without topics fails; the topic is not made by accident."""
-    options = {"topic.metadata.propagation.max.ms": "200"}
+    options = {**client_options(kafka), "topic.metadata.propagation.max.ms": "200"}
     with (
         Client(kafka, app_id, options) as client,
         pytest.raises(DeliveryError, match="streamsched topics apply"),
@@ -229,7 +230,10 @@ def test_a_topic_that_takes_less_is_raised(kafka: str, app_id: str, admin: Admin
     """A job that the broker refuses as too large raises what the broker said."""
     topic = NewTopic(TopicNames(app_id).jobs, 1, 1, config={"max.message.bytes": "1000"})
     _create(admin, topic)
-    with Client(kafka, app_id) as client, pytest.raises(DeliveryError) as caught:
+    with (
+        Client(kafka, app_id, client_options(kafka)) as client,
+        pytest.raises(DeliveryError) as caught,
+    ):
         client.submit("acme", "sms-1", bytes(2_000), due_at=DUE)
     assert caught.value.code == "MSG_SIZE_TOO_LARGE"
 
@@ -282,7 +286,7 @@ def test_an_open_transaction_on_settings_is_not_read(
 ) -> None:
     """Settings count once they are committed."""
     client.set_tenant("acme", rate="1/s")
-    producer = Producer({"bootstrap.servers": kafka, "transactional.id": names.app_id})
+    producer = Producer({**client_options(kafka), "transactional.id": names.app_id})
     producer.init_transactions(WAIT_SECONDS)
     producer.begin_transaction()
     producer.produce(names.tenant_settings, orjson.dumps({"rate": "2/s"}), b"acme")
@@ -294,7 +298,10 @@ def test_an_open_transaction_on_settings_is_not_read(
 
 def test_missing_settings_are_an_error_with_a_remedy(kafka: str, app_id: str) -> None:
     """Where there is no settings topic, reading says what to do."""
-    with Client(kafka, app_id) as client, pytest.raises(ReadError, match="topics apply"):
+    with (
+        Client(kafka, app_id, client_options(kafka)) as client,
+        pytest.raises(ReadError, match="topics apply"),
+    ):
         client.tenants()
 
 
@@ -364,7 +371,7 @@ def test_a_shared_topic_is_read_for_one_tenant(
     _create(admin, _egress(topic, 1))
     client.set_tenant("*", egress_topic=topic)
     _dispatch(kafka, topic, "theirs", tenant="other")
-    stranger = Producer({"bootstrap.servers": kafka})
+    stranger = Producer(client_options(kafka))
     stranger.produce(topic, b"x")
     assert stranger.flush(WAIT_SECONDS) == 0
     _dispatch(kafka, topic, "ours")
@@ -423,7 +430,7 @@ def test_a_dispatched_job_can_be_submitted_again(
 
 def _run(kafka: str, app_id: str, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with AsyncClient(kafka, app_id) as client:
+        async with AsyncClient(kafka, app_id, client_options(kafka)) as client:
             await body(client)
 
     asyncio.run(main())

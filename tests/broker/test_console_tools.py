@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from streamsched.kafka.jars import kafka_tool_command
 from tests.broker.installation import Installation
 from tests.broker.reading import dispatched_at_ms, job_id
+from tests.connecting import java_properties
 
 PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
 CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
@@ -29,9 +30,15 @@ def run_tool(main_class: str, *arguments: str, lines: str = "") -> str:
     return done.stdout
 
 
+def connecting(kafka: str, option: str) -> list[str]:
+    """Words that have a tool come to this Kafka, by an option that takes one property."""
+    return [word for pair in java_properties(kafka).items() for word in (option, "=".join(pair))]
+
+
 def produce(kafka: str, topic: str, lines: list[str], *properties: str) -> None:
     """Produce a record for each line."""
     words = [word for name in properties for word in ("--property", name)]
+    words += connecting(kafka, "--producer-property")
     text = "".join(f"{line}\n" for line in lines)
     run_tool(PRODUCER, "--bootstrap-server", kafka, "--topic", topic, *words, lines=text)
 
@@ -42,6 +49,7 @@ def consume(kafka: str, topic: str, count: int) -> list[list[str]]:
         CONSUMER,
         *("--bootstrap-server", kafka, "--topic", topic, "--from-beginning"),
         *("--max-messages", str(count), "--timeout-ms", "60000"),
+        *connecting(kafka, "--consumer-property"),
         *("--consumer-property", "isolation.level=read_committed"),
         *("--property", "print.headers=true"),
         *("--property", "print.key=true"),

@@ -34,6 +34,7 @@ from tests.broker.cluster import (
     delete_topic,
     partition_count,
 )
+from tests.connecting import client_settings
 
 
 class StartDirectory(Protocol):
@@ -69,8 +70,8 @@ def start_directory(request: pytest.FixtureRequest, app_id: str) -> Iterator[Sta
         message_bytes_min: int = 0,
         on_change: Callable[[], None] | None = None,
     ) -> EgressDirectory:
-        settings = Settings(
-            bootstrap_servers=address or request.getfixturevalue("kafka"),
+        settings = client_settings(
+            address or request.getfixturevalue("kafka"),
             app_id=app_id,
             egress_topics_max=topics_max,
             replication_factor=replication_factor,

@@ -12,11 +12,11 @@ from streamsched.core.placement import partition_for
 from streamsched.doctor.checks import CHECKS
 from streamsched.doctor.checkup import Finding, Outcome, Subject, examine
 from streamsched.kafka import admin as topics
-from streamsched.settings import Settings
 from tests.broker.cluster import await_condition, create_topic
 from tests.broker.installation import Installation, prepared
 from tests.broker.program import environment_for, runner
 from tests.broker.sending import Sender
+from tests.connecting import client_options, client_settings
 
 PARTITIONS = 3
 
@@ -34,14 +34,15 @@ def findings(kafka: str, app_id: str, tmp_path: Path) -> Examine:
     """Makes all checks with settings of this test; what each found, by its name."""
 
     def made(**changed: object) -> dict[str, Finding]:
-        given = {"bootstrap_servers": kafka, "app_id": app_id, "data_dir": tmp_path, **changed}
-        return {f.check: f for f in examine(Subject(Settings(**given)), CHECKS)}
+        given = {"app_id": app_id, "data_dir": tmp_path, **changed}
+        settings = client_settings(kafka, **given)
+        return {f.check: f for f in examine(Subject(settings), CHECKS)}
 
     return made
 
 
 def _prepare(kafka: str, names: TopicNames) -> Sender:
-    topics.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    topics.apply(client_options(kafka), names, PARTITIONS)
     return Sender(kafka, names)
 
 
@@ -153,7 +154,7 @@ def test_topic_that_works_and_should_be_mended_is_a_warning(
 def test_records_that_wait_for_a_scheduler_are_counted(kafka: str, tmp_path: Path) -> None:
     """A group without members and with unread records is a warning that says to start one."""
     with prepared(kafka, tmp_path / "it", partitions=PARTITIONS) as it:
-        settings = Settings(bootstrap_servers=kafka, app_id=it.names.app_id, data_dir=tmp_path)
+        settings = client_settings(kafka, app_id=it.names.app_id, data_dir=tmp_path)
 
         def group() -> Finding:
             return next(f for f in examine(Subject(settings), CHECKS) if f.check == "group")

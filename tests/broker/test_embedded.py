@@ -17,6 +17,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 from streamsched.kafka.jars import kafka_tool_command
 from tests.broker.java import brokers_on
+from tests.broker.test_console_tools import connecting
+from tests.connecting import client_options
 
 FOREGROUND = """
 import sys
@@ -67,7 +69,7 @@ def test_data_and_address_survive_a_restart(
 def test_topics_are_never_created_by_accident(kafka: str, admin: AdminClient) -> None:
     """A record for an unknown topic is refused, and does not create it."""
     refused: list[KafkaError | None] = []
-    producer = Producer({"bootstrap.servers": kafka, "message.timeout.ms": 3000})
+    producer = Producer({**client_options(kafka), "message.timeout.ms": 3000})
     producer.produce(
         "streamsched-nobody-made-this", b"x", on_delivery=lambda e, _: refused.append(e)
     )
@@ -163,11 +165,14 @@ def test_kafkas_own_console_tools_run(kafka: str, admin: AdminClient, app_id: st
     """Kafka's console producer and consumer work with the Java and the jars that we resolve."""
     admin.create_topics([NewTopic(f"{app_id}.console", 1)])[f"{app_id}.console"].result(10)
     where = ["--bootstrap-server", kafka, "--topic", f"{app_id}.console"]
-    produce = kafka_tool_command("org.apache.kafka.tools.ConsoleProducer", *where)
+    produce = kafka_tool_command(
+        "org.apache.kafka.tools.ConsoleProducer", *where, *connecting(kafka, "--producer-property")
+    )
     subprocess.run(produce, input=b"one\ntwo\n", check=True, timeout=60)
     consume = kafka_tool_command(
         *("org.apache.kafka.tools.consumer.ConsoleConsumer", *where),
         *("--from-beginning", "--max-messages", "2"),
+        *connecting(kafka, "--consumer-property"),
     )
     done = subprocess.run(consume, check=True, timeout=60, capture_output=True)
     assert done.stdout == b"one\ntwo\n"

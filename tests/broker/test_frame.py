@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamsched.core.names import TopicNames
 from tests.broker.frame_worker import HANG_VARIABLE
+from tests.connecting import client_options, settings_variables
 
 PARTITIONS = 4
 PATIENCE_SECONDS = 40.0
@@ -137,7 +138,7 @@ def start(kafka: str, app_id: str, tmp_path: Path) -> Iterator[Callable[..., Wor
         if faust:
             runner = ["faust", "-A", "tests.broker.frame_worker", "worker", "--without-web"]
         settings = {
-            "STREAMSCHED_BOOTSTRAP_SERVERS": kafka,
+            **settings_variables(client_options(kafka)),
             "STREAMSCHED_APP_ID": app_id,
             "STREAMSCHED_DATA_DIR": str(tmp_path / f"data{number}"),
             **environment,
@@ -162,7 +163,7 @@ def produce(kafka: str, topic: str, count: int, **options: Any) -> Producer:
     """Spread `count` records evenly over the partitions of `topic`."""
     producer = Producer(
         {
-            "bootstrap.servers": kafka,
+            **client_options(kafka),
             "linger.ms": 20,
             "queue.buffering.max.messages": 1_000_000,
             **options,

@@ -14,6 +14,7 @@ from streamsched.kafka import admin
 from tests.broker.cluster import await_condition
 from tests.broker.reading import header, read_topics
 from tests.broker.scheduler_process import SchedulerProcess, running
+from tests.connecting import client_options
 
 JOBS = 20_000
 TENANTS = [f"tenant-{i}" for i in range(8)]
@@ -27,7 +28,7 @@ def submit(kafka: str, names: TopicNames, count: int) -> set[str]:
     failures: list[object] = []
     producer = Producer(
         {
-            "bootstrap.servers": kafka,
+            **client_options(kafka),
             "partitioner": "murmur2_random",
             "on_delivery": lambda error, _: failures.append(error) if error else None,
         }
@@ -63,7 +64,7 @@ def test_every_job_is_dispatched_exactly_once_though_the_scheduler_is_killed(
 
     def aborted_by(number: int) -> int:
         names = TopicNames(f"{app_id}-{number}")
-        admin.apply({"bootstrap.servers": kafka}, names)
+        admin.apply(client_options(kafka), names)
         process = SchedulerProcess(kafka, names.app_id, tmp_path / str(number))
         with running(process):
             kill_at = random.Random(f"{seed}:{number}").randrange(1, JOBS)
@@ -81,7 +82,7 @@ def test_every_job_is_dispatched_exactly_once_though_the_scheduler_is_killed(
 def kill_once(kafka: str, names: TopicNames, scheduler: SchedulerProcess, kill_at: int) -> int:
     """Submit, kill when `kill_at` records are written, restart; returns how many were aborted."""
     topics = [names.egress(tenant) for tenant in TENANTS]
-    watcher = Consumer({"bootstrap.servers": kafka, "group.id": "watcher"})
+    watcher = Consumer({**client_options(kafka), "group.id": "watcher"})
     expected = submit(kafka, names, JOBS)
     await_condition(
         f"{kill_at} records are written",

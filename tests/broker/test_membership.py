@@ -12,11 +12,13 @@ from confluent_kafka.admin import AdminClient
 
 from streamsched.core.names import TopicNames
 from streamsched.core.placement import partition_for
+from streamsched.engine.kafka_options import aiokafka_options
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition
 from tests.broker.reading import await_records, job_id, read_topics
 from tests.broker.scheduler_process import SchedulerProcess, events_named
 from tests.broker.sending import Sender
+from tests.connecting import client_options, client_settings
 
 PARTITIONS = 4
 
@@ -31,7 +33,7 @@ def owned(process: SchedulerProcess) -> set[int]:
 def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path) -> None:
     """It goes on with its partitions; the other member is not disturbed, and jobs leave once."""
     names = TopicNames(app_id)
-    topics.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    topics.apply(client_options(kafka), names, PARTITIONS)
     with ExitStack() as stack:
         processes = []
         for name in ("a", "b"):
@@ -74,7 +76,7 @@ def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path
 
 async def throw_out(kafka: str, group: str, member_id: str) -> None:
     """End a member's membership behind its back; it notices at its next heartbeat."""
-    client = AIOKafkaClient(bootstrap_servers=kafka)
+    client = AIOKafkaClient(**aiokafka_options(client_settings(kafka)))
     await client.bootstrap()
     try:
         # The shared Kafka is one node, which coordinates every group.
@@ -102,7 +104,7 @@ def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
     """Stores are closed and opened again each time without a word; every job leaves once."""
     rebalances = pytestconfig.getoption("--rebalances")
     names = TopicNames(app_id)
-    topics.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    topics.apply(client_options(kafka), names, PARTITIONS)
     sender = Sender(kafka, names)
     tenants = [f"tenant-{number}" for number in range(8)]
     rng = random.Random(seed)

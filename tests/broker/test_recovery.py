@@ -20,6 +20,7 @@ from streamsched.store.rocks import RocksStore
 from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation, prepared
 from tests.broker.scheduler_process import SchedulerProcess
+from tests.connecting import client_options
 
 PARTITIONS = 1
 PENDING = 400_000
@@ -29,7 +30,7 @@ HOUR_MS = 3_600_000
 def write_changelog(it: Installation, admin: AdminClient, jobs: int) -> None:
     """What a scheduler would have left of so many pending jobs."""
     producer = Producer(
-        {"bootstrap.servers": it.kafka, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+        {**client_options(it.kafka), "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
     )
     due_ms = time.time_ns() // 1_000_000 + HOUR_MS
     for number in range(jobs):

@@ -11,10 +11,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from streamsched.core.cycle import Cycle, OutRecord
 from streamsched.core.placement import partition_for
 from streamsched.engine.producer import CycleFailedError, PartitionProducer, QuotaWatch, connect
-from streamsched.settings import load_settings
 from tests.broker.cluster import create_topic
 from tests.broker.installation import Installation
 from tests.broker.reading import header
+from tests.connecting import client_settings
 
 OLDEST = "message.timestamp.before.max.ms"
 
@@ -53,7 +53,7 @@ def test_a_producer_names_the_topic_that_refuses_and_serves_the_others_again(
     kafka: str, app_id: str, admin: AdminClient
 ) -> None:
     """The first abort makes it look closely, the second names the topic; then others commit."""
-    settings = load_settings(bootstrap_servers=kafka, app_id=app_id)
+    settings = client_settings(kafka, app_id=app_id)
     good, bad = f"{app_id}.good", f"{app_id}.bad"
     create_topic(admin, settings.names.changelog)
     create_topic(admin, good)

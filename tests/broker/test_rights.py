@@ -40,7 +40,7 @@ from streamsched.settings import Settings
 from tests.broker.cluster import await_condition, create_topic, delete_topic, set_config
 from tests.broker.program import environment_for, refusal, runner
 from tests.broker.rightful import Rightful
-from tests.connecting import remember
+from tests.connecting import java_properties, remember
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -361,8 +361,6 @@ def test_command_of_a_user_without_rights_is_one_sentence(
 @pytest.mark.timeout(300)
 def test_printed_commands_grant_what_is_listed(people: People, tmp_path: Path) -> None:
     """Run by a shell, with Kafka's own tool in the place of its script, as somebody who may."""
-    security = people.rightful.kafka.security
-    assert security is not None
     options = {"ADDRESS": people.rightful.kafka.bootstrap_servers}
     run = runner(environment_for(options["ADDRESS"], NAMES.app_id), tmp_path)
     everybody = [word for role in Role for word in ("--principal", f"{role}=User:printed {role}")]
@@ -376,14 +374,9 @@ def test_printed_commands_grant_what_is_listed(people: People, tmp_path: Path) -
         '"$@"\n'
     )
     (tmp_path / "kafka-acls.sh").chmod(0o755)
-    login = f'username="admin" password="{security.password}"'
+    properties = java_properties(options["ADDRESS"])
     (tmp_path / "admin.properties").write_text(
-        "security.protocol=SASL_SSL\n"
-        "sasl.mechanism=SCRAM-SHA-512\n"
-        "sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required "
-        f"{login};\n"
-        "ssl.truststore.type=PEM\n"
-        f"ssl.truststore.location={security.ca_file}\n"
+        "".join(f"{name}={value}\n" for name, value in properties.items())
     )
     done = subprocess.run(
         ["timeout", "-s", "KILL", "200", "sh", "-e", "-c", script.stdout],

@@ -16,6 +16,7 @@ from tests.broker.cluster import await_condition
 from tests.broker.reading import job_id, read_topics
 from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named
 from tests.broker.sending import Sender
+from tests.connecting import client_options
 
 PARTITIONS = 4
 TENANTS = [f"tenant-{number}" for number in range(8)]
@@ -90,7 +91,7 @@ def test_takeover_by_a_standby_reads_the_tail_alone(
 ) -> None:
     """Kill -9 of one of two: the other reads next to nothing, and each job leaves exactly once."""
     names = TopicNames(app_id)
-    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    admin.apply(client_options(kafka), names, PARTITIONS)
     sender = Sender(kafka, names)
     with pair(kafka, names, tmp_path) as (first, second):
         for number in range(JOBS):
@@ -134,7 +135,7 @@ def test_takeover_by_a_standby_reads_the_tail_alone(
 def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_path: Path) -> None:
     """A standby outlives rebalances; where it is not wanted any more, its state waits on disk."""
     names = TopicNames(app_id)
-    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    admin.apply(client_options(kafka), names, PARTITIONS)
     sender = Sender(kafka, names)
     for number in range(200):
         sender.job(TENANTS[number % len(TENANTS)], f"{number}", delay_ms=3_600_000)
@@ -173,7 +174,7 @@ def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_pat
 def test_a_single_process_is_no_standby_of_itself(kafka: str, app_id: str, tmp_path: Path) -> None:
     """Alone, a scheduler owns everything and follows nothing, whatever is configured."""
     names = TopicNames(app_id)
-    admin.apply({"bootstrap.servers": kafka}, names, PARTITIONS)
+    admin.apply(client_options(kafka), names, PARTITIONS)
     process = SchedulerProcess(kafka, app_id, tmp_path, standby_replicas="2")
     process.start()
     try:

@@ -15,6 +15,7 @@ from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition, delete_topic
 from tests.broker.installation import Installation, prepared
 from tests.broker.sending import tenants_of
+from tests.connecting import client_options
 
 PARTITIONS = 1
 
@@ -37,7 +38,7 @@ def refusal(it: Installation) -> str:
 def recreate(it: Installation, admin: AdminClient, topic: str) -> None:
     """Delete a topic and make it anew as it was."""
     delete_topic(admin, topic)
-    topics.apply({"bootstrap.servers": it.kafka}, it.names, PARTITIONS)
+    topics.apply(client_options(it.kafka), it.names, PARTITIONS)
 
 
 @pytest.mark.timeout(240)

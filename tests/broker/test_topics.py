@@ -18,6 +18,7 @@ from streamsched.kafka.admin import Difference, State
 from streamsched.kafka.connection import Connection, KafkaAway, KafkaProblem, TopicFacts
 from streamsched.settings import Settings
 from tests.broker.cluster import await_partitions, create_topic, delete_topic
+from tests.connecting import client_options, client_settings
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def names(app_id: str) -> TopicNames:
 @pytest.fixture
 def where(kafka: str) -> Settings:
     """Settings that point to the shared Kafka."""
-    return Settings(bootstrap_servers=kafka)
+    return client_settings(kafka)
 
 
 def _configs(admin: AdminClient, topic: str) -> dict[str, str | None]:
@@ -233,7 +234,7 @@ def test_broker_away_is_one_sentence(
 def test_wrong_client_option_is_one_sentence(kafka: str) -> None:
     """A misspelt option of the client is named with where to correct it."""
     with pytest.raises(KafkaProblem, match=r'"security\.protocl".*STREAMSCHED_KAFKA__'):
-        Connection({"bootstrap.servers": kafka, "security.protocl": "SSL"})
+        Connection({**client_options(kafka), "security.protocl": "SSL"})
 
 
 def test_topic_ids_tell_a_recreated_topic(admin: AdminClient, app_id: str) -> None:
@@ -249,13 +250,15 @@ def test_topic_ids_tell_a_recreated_topic(admin: AdminClient, app_id: str) -> No
     assert topics.topic_ids(admin, []) == {}
 
 
-def test_facts_of_more_topics_than_one_request_takes(admin: AdminClient, kafka: str) -> None:
+def test_facts_of_more_topics_than_one_request_takes(
+    admin: AdminClient, kafka: str, app_id: str
+) -> None:
     """Facts come for every topic asked for, across requests, refusals included."""
-    created = [NewTopic(f"facts-{i}", 1) for i in range(60)]
+    created = [NewTopic(f"{app_id}.{i}", 1) for i in range(60)]
     for future in admin.create_topics(created).values():
         future.result(10)
-    await_partitions(admin, "facts-59", 1)
-    asked = [*(new.topic for new in created), "facts-none"]
-    found = Connection({"bootstrap.servers": kafka}).facts(asked, 10)
+    await_partitions(admin, f"{app_id}.59", 1)
+    asked = [*(new.topic for new in created), f"{app_id}.none"]
+    found = Connection(client_options(kafka)).facts(asked, 10)
     assert list(found) == asked
     assert sum(isinstance(facts, TopicFacts) for facts in found.values()) == 60
