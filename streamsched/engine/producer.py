@@ -13,7 +13,6 @@ The rules come from experiments on a real broker:
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -21,16 +20,14 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, ThrottleEvent
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamsched.core.cycle import Cycle
 from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.engine.patience import MESSAGE_TIMEOUT_MS, Patience, transaction_timeout_ms
 from streamsched.settings import Settings
 
-MESSAGE_TIMEOUT_MS: Final = 3_000
-TRANSACTION_TIMEOUT_MS: Final = 10_000
-"""How long the open transaction of a dead scheduler holds back readers, if nobody fences it."""
 BATCH_BYTES_MAX: Final = 500_000
 """Largest batch of several records; a topic that takes less would refuse jobs that fit alone.
 
@@ -46,26 +43,15 @@ One is what a lost leader costs."""
 CALL_SECONDS: Final = 5.0
 """How long one call of the transactional API may block its thread before it is made again."""
 METADATA_SECONDS: Final = 1.0
-COMMIT_SECONDS_MAX: Final = 15.0
-"""How long the end of a transaction is asked for; the broker ends it by itself after its timeout.
+COMMIT_SECONDS_BEYOND: Final = 5.0
+"""How long the end of a transaction is asked for beyond its timeout, after which the broker ends it
+by itself.
 
 A client may hold records for a topic that was just made again which it neither delivers nor gives
 up; it can then end nothing, and is given up itself.
 """
 
 RETRY_SECONDS: Final = 0.25
-QUOTA_TOLD_SECONDS: Final = 10.0
-QUOTA_SECONDS_MIN: Final = 1.0
-"""A client that a broker makes wait for longer than this needs other timeouts."""
-QUOTA_REMEMBERED_SECONDS: Final = 120.0
-QUOTA_MESSAGE_TIMEOUT_MS: Final = 100_000
-QUOTA_TRANSACTION_TIMEOUT_MS: Final = 120_000
-QUOTA_COMMIT_SECONDS_MAX: Final = 125.0
-"""In place of the ones above for a client over its quota.
-
-A broker makes it wait after each request, and a large cycle is several: with 3 s for all of them it
-would be aborted and sent again for ever.
-"""
 
 log = structlog.get_logger()
 
@@ -82,7 +68,7 @@ _REFUSALS_OF_TOPICS: Final = frozenset(
 """Answers to a record that will be the same next time, whatever else is in the transaction."""
 
 _NOT_IN_TIME: Final = frozenset({KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT})  # noqa: SLF001
-"""What a commit answers when a record was not delivered within `MESSAGE_TIMEOUT_MS`."""
+"""What a commit answers when a record was not delivered within `message.timeout.ms`."""
 
 _REFUSALS_OF_RECORDS: Final = frozenset({KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION})
 """As these, but perhaps not to another record: a schema check or a policy of the broker's looks
@@ -128,13 +114,15 @@ class IdForbiddenError(Exception):
     """This user may not write under the transactional id of the partition."""
 
 
-def producer_config(settings: Settings, partition: int) -> dict[str, Any]:
+def producer_config(
+    settings: Settings, partition: int, message_timeout_ms: int = MESSAGE_TIMEOUT_MS
+) -> dict[str, Any]:
     """Options of the producer of one partition, in librdkafka's spelling; ours win."""
     return settings.client_config(
         **{
             "transactional.id": settings.names.transactional_id(partition),
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            "message.timeout.ms": MESSAGE_TIMEOUT_MS,
+            "transaction.timeout.ms": transaction_timeout_ms(message_timeout_ms),
+            "message.timeout.ms": message_timeout_ms,
             "message.max.bytes": MESSAGE_BYTES_MAX,
             "allow.auto.create.topics": False,
             "partitioner": "murmur2_random",
@@ -160,8 +148,7 @@ class ConnectedProducer(Producer):
     """
 
     topic = ""
-    commit_seconds_max = COMMIT_SECONDS_MAX
-    """How long whoever uses it asks for the end of a transaction."""
+    message_timeout_ms = MESSAGE_TIMEOUT_MS
 
     def init_transactions(self, timeout: float) -> None:  # type: ignore[override]  # by position
         """As the base class does it, up to `METADATA_SECONDS` later while Kafka is away."""
@@ -171,53 +158,14 @@ class ConnectedProducer(Producer):
         super().init_transactions(timeout)
 
 
-class QuotaWatch:
-    """Notes that Kafka slows this process down for its quota, and says so once in a while.
-
-    One for all partitions: a quota is a user's or a client id's. Safe from any thread.
-    """
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._told_at = -math.inf
-        self._slow_at = -math.inf
-
-    def __call__(self, event: ThrottleEvent) -> None:
-        """Called by a client where a broker's answer says that it makes the client wait."""
-        now = self._monotonic()
-        if event.throttle_time >= QUOTA_SECONDS_MIN:
-            self._slow_at = now
-        if not event.throttle_time or now - self._told_at < QUOTA_TOLD_SECONDS:
-            return
-        self._told_at = now
-        log.warning(
-            "slowed down by a quota of Kafka's: jobs leave later; raise producer_byte_rate or "
-            "request_percentage of this user or client",
-            broker=event.broker_name,
-            seconds=round(event.throttle_time, 2),
-        )
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether a client that is made now must be patient."""
-        return self._monotonic() - self._slow_at < QUOTA_REMEMBERED_SECONDS
-
-
-def connect(settings: Settings, partition: int, quota: QuotaWatch) -> ConnectedProducer:
-    """The client of one partition; connects in the background, and fences nobody yet.
-
-    Over its `quota` it waits for as long as the broker makes it. What that costs: a lost leader
-    holds the partition up for longer.
-    """
-    config = producer_config(settings, partition) | {"throttle_cb": quota}
-    is_slow = quota.is_slow
-    if is_slow:
-        config["message.timeout.ms"] = QUOTA_MESSAGE_TIMEOUT_MS
-        config["transaction.timeout.ms"] = QUOTA_TRANSACTION_TIMEOUT_MS
+def connect(settings: Settings, partition: int, patience: Patience) -> ConnectedProducer:
+    """The client of one partition; connects in the background, and fences nobody yet."""
+    timeout_ms = patience.message_timeout_ms(partition)
+    config = producer_config(settings, partition, timeout_ms)
+    config["throttle_cb"] = patience.note_throttling
     client = ConnectedProducer(config, logger=LIBRDKAFKA_LOG)
     client.topic = settings.names.changelog
-    if is_slow:
-        client.commit_seconds_max = QUOTA_COMMIT_SECONDS_MAX
+    client.message_timeout_ms = timeout_ms
     return client
 
 
@@ -231,10 +179,18 @@ class PartitionProducer:
         changelog: str,
         executor: Executor,
         monotonic: Callable[[], float] = time.monotonic,
-        commit_seconds_max: float = COMMIT_SECONDS_MAX,
+        message_timeout_ms: int = MESSAGE_TIMEOUT_MS,
+        on_late: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is fenced before `fence`. Calls that block are made in `executor`."""
-        self._commit_seconds_max = commit_seconds_max
+        """Nothing is fenced before `fence`. Calls that block are made in `executor`.
+
+        `message_timeout_ms` is the client's; `on_late` is called where it is given up because it
+        could not deliver in that time.
+        """
+        self._commit_seconds_max = (
+            transaction_timeout_ms(message_timeout_ms) / 1000 + COMMIT_SECONDS_BEYOND
+        )
+        self._on_late = on_late
         self._partition = partition
         self._changelog = changelog
         self._executor = executor
@@ -363,7 +319,10 @@ class PartitionProducer:
                         self._refusals,
                         is_of_rights=_is_of_rights(exception),
                     ) from exception
-                if error.fatal() or not error.retriable() or self._monotonic() > deadline:
+                if error.fatal() or not error.retriable():
+                    raise ProducerLostError(f"commit: {error.str()}") from exception
+                if self._monotonic() > deadline:
+                    self._on_late()
                     raise ProducerLostError(f"commit: {error.str()}") from exception
                 log.warning(
                     "commit timed out, trying it again",
@@ -379,9 +338,10 @@ class PartitionProducer:
             return
         self._timeouts_in_a_row += 1
         if self._timeouts_in_a_row >= TIMEOUTS_IN_A_ROW_MAX:
+            self._on_late()
             raise ProducerLostError(
                 f"commit: {error.str()}, {self._timeouts_in_a_row} times in a row; a new client "
-                "looks for the leaders anew"
+                "looks for the leaders anew, and waits longer"
             )
 
     async def _abort(self) -> None:

@@ -15,12 +15,8 @@ from streamsched.engine.cluster import Cluster, inspect_cluster
 from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
-from streamsched.engine.producer import (
-    BATCH_BYTES_MAX,
-    PartitionProducer,
-    QuotaWatch,
-    connect,
-)
+from streamsched.engine.patience import Patience
+from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
 from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
@@ -105,7 +101,7 @@ class PartitionRunners:
             metrics=self.metrics,
             threads=threads,
             stores=RocksStores(settings),
-            make_producer=partial(_make_producer, settings, threads.producing, QuotaWatch()),
+            make_producer=partial(_make_producer, settings, threads.producing, Patience()),
             open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
                 missing_rights, Connection(settings), rights_of(Role.SCHEDULER, settings.names)
@@ -249,15 +245,16 @@ class PartitionRunners:
 
 
 def _make_producer(
-    settings: Settings, executor: Executor, quota: QuotaWatch, number: int
+    settings: Settings, executor: Executor, patience: Patience, number: int
 ) -> PartitionProducer:
-    client = connect(settings, number, quota)
+    client = connect(settings, number, patience)
     return PartitionProducer(
         client,
         number,
         settings.names.changelog,
         executor,
-        commit_seconds_max=client.commit_seconds_max,
+        message_timeout_ms=client.message_timeout_ms,
+        on_late=partial(patience.note_late, number),
     )
 
 

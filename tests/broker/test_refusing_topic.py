@@ -10,7 +10,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from streamsched.core.cycle import Cycle, OutRecord
 from streamsched.core.placement import partition_for
-from streamsched.engine.producer import CycleFailedError, PartitionProducer, QuotaWatch, connect
+from streamsched.engine.patience import Patience
+from streamsched.engine.producer import CycleFailedError, PartitionProducer, connect
 from tests.broker.cluster import create_topic
 from tests.broker.installation import Installation
 from tests.broker.reading import header
@@ -69,7 +70,7 @@ def test_a_producer_names_the_topic_that_refuses_and_serves_the_others_again(
     async def scenario() -> None:
         with ThreadPoolExecutor(2) as executor:
             producer = PartitionProducer(
-                connect(settings, 0, QuotaWatch()), 0, settings.names.changelog, executor
+                connect(settings, 0, Patience()), 0, settings.names.changelog, executor
             )
             assert await producer.fence(lambda: True)
             with pytest.raises(CycleFailedError) as first:

@@ -28,7 +28,8 @@ from streamsched import Client
 from streamsched.client import DeliveryError, ReadError
 from streamsched.core.names import TopicNames
 from streamsched.engine.cluster import inspect_cluster
-from streamsched.engine.producer import IdForbiddenError, PartitionProducer, QuotaWatch, connect
+from streamsched.engine.patience import Patience
+from streamsched.engine.producer import IdForbiddenError, PartitionProducer, connect
 from streamsched.engine.reader import StartError
 from streamsched.kafka import admin as topics
 from streamsched.kafka.connection import Connection, KafkaProblem
@@ -207,7 +208,7 @@ class People:
 
 async def _fence(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as executor:
-        client = connect(settings, 0, QuotaWatch())
+        client = connect(settings, 0, Patience())
         producer = PartitionProducer(client, 0, NAMES.changelog, executor)
         assert await producer.fence(lambda: True)
         producer.close()

@@ -3,19 +3,12 @@
 from typing import Any
 
 import pytest
-import structlog
 from confluent_kafka import KafkaException, ThrottleEvent
 
 from streamsched.engine import producer
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
-from streamsched.engine.producer import (
-    QUOTA_MESSAGE_TIMEOUT_MS,
-    QUOTA_REMEMBERED_SECONDS,
-    ConnectedProducer,
-    QuotaWatch,
-    connect,
-    producer_config,
-)
+from streamsched.engine.patience import Patience
+from streamsched.engine.producer import ConnectedProducer, connect, producer_config
 from streamsched.settings import Settings
 
 MOCK = Settings(app_id="test", kafka={"test_mock_num_brokers": "1"})
@@ -46,7 +39,7 @@ def test_connections_stand_before_the_coordinator_is_looked_for() -> None:
 
 def test_an_absent_broker_is_the_retriable_error_of_the_base_class() -> None:
     """What the metadata request says of it is not told; the fence is tried again."""
-    client = connect(NOBODY, 0, QuotaWatch())
+    client = connect(NOBODY, 0, Patience())
     assert isinstance(client, ConnectedProducer)
     assert client.topic == "test-jobs-changelog"
     with pytest.raises(KafkaException) as caught:
@@ -54,25 +47,22 @@ def test_an_absent_broker_is_the_retriable_error_of_the_base_class() -> None:
     assert caught.value.args[0].retriable()
 
 
-def test_client_over_its_quota_is_made_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long wait is told once in a while, and the next clients are given time for it."""
-    now = [0.0]
-    quota = QuotaWatch(lambda: now[0])
+def test_client_is_made_as_patient_as_is_known_to_be_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its transaction may be open for longer than it waits for a delivery."""
+    patience = Patience(lambda: 0.0)
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(producer, "ConnectedProducer", lambda config, **_: MadeOf(config, made))
-    with structlog.testing.capture_logs() as logs:
-        quota(ThrottleEvent("kafka-1", 1, 0.0))
-        quota(ThrottleEvent("kafka-1", 1, 0.4))
-        quota(ThrottleEvent("kafka-1", 1, 0.6))
-    assert [(line["broker"], line["seconds"]) for line in logs] == [("kafka-1", 0.4)]
-    connect(NOBODY, 0, quota)
-    quota(ThrottleEvent("kafka-1", 1, 5.0))
-    connect(NOBODY, 0, quota)
-    now[0] += QUOTA_REMEMBERED_SECONDS
-    connect(NOBODY, 0, quota)
-    normal = producer_config(NOBODY, 0)["message.timeout.ms"]
-    timeouts = [config["message.timeout.ms"] for config in made]
-    assert timeouts == [normal, QUOTA_MESSAGE_TIMEOUT_MS, normal]
+    connect(NOBODY, 0, patience)
+    patience.note_late(0)
+    assert connect(NOBODY, 0, patience).message_timeout_ms == 6_000
+    connect(NOBODY, 1, patience)
+    patience.note_throttling(ThrottleEvent("kafka-1", 1, 5.0))
+    connect(NOBODY, 1, patience)
+    assert [
+        (config["message.timeout.ms"], config["transaction.timeout.ms"]) for config in made
+    ] == [(3_000, 10_000), (6_000, 13_000), (3_000, 10_000), (100_000, 120_000)]
 
 
 class MadeOf:

@@ -54,14 +54,18 @@ class Delivered:
         return 41
 
 
-def outcomes(*ends: KafkaError | None, commits: int) -> list[str]:
-    """What each of so many commits came to."""
+def outcomes(*ends: KafkaError | None, commits: int, late: list[bool] | None = None) -> list[str]:
+    """What each of so many commits came to; `late` is added to where the client was too slow."""
+    noted = [] if late is None else late
     cycle = Cycle(0, 0, changelog=[(b"position", b"")])
     found: list[str] = []
 
     async def commit_all() -> None:
         with ThreadPoolExecutor(1) as executor:
-            producer = PartitionProducer(cast("Producer", Client(*ends)), 0, "changelog", executor)
+            client = cast("Producer", Client(*ends))
+            producer = PartitionProducer(
+                client, 0, "changelog", executor, on_late=lambda: noted.append(True)
+            )
             for _ in range(commits):
                 try:
                     found.append(str(await producer.commit(cycle)))
@@ -75,14 +79,19 @@ def outcomes(*ends: KafkaError | None, commits: int) -> list[str]:
 def test_a_client_that_cannot_deliver_is_given_up() -> None:
     """It may remember a leader that a topic made again does not have, and never forget it."""
     assert TIMEOUTS_IN_A_ROW_MAX == 2
-    assert outcomes(NOT_DELIVERED, commits=2) == ["CycleFailedError", "ProducerLostError"]
+    late: list[bool] = []
+    found = outcomes(NOT_DELIVERED, commits=2, late=late)
+    assert found == ["CycleFailedError", "ProducerLostError"]
+    assert late == [True]
 
 
 @pytest.mark.parametrize("between", [None, REFUSED], ids=["a commit", "another failure"])
 def test_only_timeouts_in_a_row_count(between: KafkaError | None) -> None:
     """A lost leader costs one now and then, and its client finds the next one by itself."""
-    found = outcomes(NOT_DELIVERED, between, NOT_DELIVERED, None, commits=4)
+    late: list[bool] = []
+    found = outcomes(NOT_DELIVERED, between, NOT_DELIVERED, None, commits=4, late=late)
     assert "ProducerLostError" not in found
+    assert not late
     assert found[-1] == "42"
 
 
