@@ -17,12 +17,13 @@ from streamsched.client import connection as client
 from streamsched.client.tenants import ReadError, read_settings, tenants_of
 from streamsched.doctor.checkup import Address, Subject, Verdict, failed, ok, warning, worst
 from streamsched.doctor.links import reach
+from streamsched.doctor.transactions import is_forbidden
 from streamsched.engine.producer import BATCH_BYTES_MAX
 from streamsched.kafka import admin
 from streamsched.kafka.connection import KafkaAway, TopicFacts, refusal_text
 from streamsched.kafka.egress_survey import judge
-from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import Role, rights_of
+from streamsched.kafka.granted import missing_rights, unseen_prefixes
+from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
 
 ANSWER_SECONDS_MAX: Final = 10.0
 
@@ -79,10 +80,16 @@ def check_topics(subject: Subject) -> Verdict:
 
 
 def check_rights(subject: Subject) -> Verdict:
-    """Whether this user may do with our topics and group what a scheduler does."""
-    rights = rights_of(Role.SCHEDULER, subject.settings.names)
+    """Whether this user may do with our topics, groups and ids what a scheduler does."""
+    names = subject.settings.names
+    rights = rights_of(Role.SCHEDULER, names)
     faults = missing_rights(subject.kafka, rights)
-    return worst(faults, [], "what can be asked about is allowed")
+    if is_forbidden(subject.settings, names.transactional_id(0)):
+        ids = Resource(Kind.TRANSACTIONAL_ID, names.transactional_id_prefix, prefixed=True)
+        faults.append(lacks([Operation.WRITE], ids))
+    # Somebody may have granted the topics of all tenants by their full names instead.
+    cautions = unseen_prefixes(subject.kafka, rights)
+    return worst(faults, cautions, "what can be asked about is allowed")
 
 
 def check_egress(subject: Subject) -> Verdict:
@@ -198,7 +205,9 @@ def _named_in_settings(subject: Subject) -> tuple[set[str], str]:
     options = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
     try:
         view = read_settings(
-            client.Connection(settings.bootstrap_servers, settings.app_id, options)
+            client.Connection(settings.bootstrap_servers, settings.app_id, options),
+            # A scheduler has no right to the groups of readers.
+            settings.names.group,
         )
     except (ReadError, ValueError) as error:
         return set(), f"what tenants' settings name is not known: {error}"

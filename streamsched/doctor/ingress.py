@@ -21,6 +21,7 @@ from streamsched.core.rejection import Rejection
 from streamsched.core.wire import decode
 from streamsched.doctor.checkup import Outcome, Subject, Verdict, failed, ok, warning
 from streamsched.doctor.cluster import ANSWER_SECONDS_MAX, told
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.kafka.connection import refusal_text
 from streamsched.settings import Settings
 
@@ -155,14 +156,16 @@ def _recent(settings: Settings, partitions: int) -> list[Message]:
     consumer = Consumer(
         settings.client_config(
             **{
-                # Never joined and never committed: the positions are given.
-                "group.id": f"{settings.app_id}-doctor",
+                # Never joined and never committed, since the positions are given; but Kafka's
+                # client asks for it, and a scheduler has no right to another one.
+                "group.id": settings.names.group,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 50,
             }
-        )
+        ),
+        logger=LIBRDKAFKA_LOG,
     )
     messages: list[Message] = []
     try:
