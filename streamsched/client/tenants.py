@@ -119,7 +119,12 @@ def read_settings(connection: Connection, group: str | None = None) -> SettingsV
     names = connection.names
     topic = names.tenant_settings
     view = SettingsView(names)
-    options: dict[str, object] = {"enable.partition.eof": True, "fetch.wait.max.ms": 50}
+    # From the leader, whatever the rack: the end of a follower's log can be behind.
+    options: dict[str, object] = {
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 50,
+        "client.rack": "",
+    }
     if group is not None:
         options["group.id"] = group
     consumer = Consumer(connection.consumer_config(None, **options))

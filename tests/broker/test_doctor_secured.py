@@ -170,13 +170,17 @@ def test_each_missing_right_is_named(
     assert outcome == "failed"
     for resource, operations in (*own.items(), *of_tenants.items()):
         assert lacks(operations, resource) in sentence
-    with without(rightful, user, held(egress, Operation.WRITE)):
+    acme = Resource(Kind.TOPIC, names.egress("acme"))
+    denied = [Right(acme, Operation.WRITE, "")]
+    rightful.deny(user, denied)
+    with without(rightful, user, held(tenants, Operation.READ)):
         status, found = examine(patient)
+    rightful.forgive(user, denied)
     assert (status, failures(found)) == (0, {})
-    of_acme = lacks([Operation.WRITE], Resource(Kind.TOPIC, names.egress("acme")))
+    assert found["rights"] == ("warning", lacks([Operation.READ], tenants))
     assert found["egress topics"] == (
         "warning",
-        f"egress topic {names.egress('acme')} may not be used: {of_acme}",
+        f"egress {acme} may not be used: {lacks([Operation.WRITE], acme)}",
     )
 
 
