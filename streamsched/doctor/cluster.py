@@ -21,7 +21,7 @@ from streamsched.doctor.transactions import is_forbidden
 from streamsched.engine.producer import BATCH_BYTES_MAX
 from streamsched.kafka import admin
 from streamsched.kafka.connection import KafkaAway, TopicFacts, refusal_text
-from streamsched.kafka.egress_survey import judge
+from streamsched.kafka.egress_survey import forbidden, judge
 from streamsched.kafka.granted import missing_rights, unseen_prefixes
 from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
 
@@ -107,10 +107,7 @@ def check_egress(subject: Subject) -> Verdict:
             if found.problem is not None:
                 unfit.append(f"egress topic {topic} {found.detail}")
         elif not facts.is_missing:
-            unfit.append(
-                f"egress topic {topic} may not be looked at ({refusal_text(facts.error)}): grant "
-                "Describe, DescribeConfigs and Write on it"
-            )
+            unfit.append(f"egress topic {topic} {forbidden(topic, facts.operations)}")
     room = subject.settings.egress_topics_max - len(topics)
     if room <= 0:
         cautions.append(
@@ -130,7 +127,10 @@ def check_group(subject: Subject) -> Verdict:
     if isinstance(group, KafkaError):
         if group.code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ok(f"no scheduler of {app_id} has run yet")
-        return failed(f"group {app_id} cannot be looked at ({refusal_text(group)}): grant Describe")
+        fault = refusal_text(group)
+        if group.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            fault = lacks([Operation.READ], Resource(Kind.GROUP, app_id))
+        return failed(f"group {app_id} cannot be looked at: {fault}")
     if group.state is ConsumerGroupState.DEAD:
         return ok(f"no scheduler of {app_id} has run yet")
     lag = _lag(subject)

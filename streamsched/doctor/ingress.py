@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from streamsched.client.faults import reading_fault
 from streamsched.core import headers
 from streamsched.core.placement import partition_for
 from streamsched.core.rejection import Rejection
@@ -106,7 +107,7 @@ def check_partitioner(subject: Subject) -> Verdict:
     """Whether recent producers of the ingress placed their records by murmur2 of the tenant."""
     count = subject.partitions
     if not count:
-        return ok("there is no ingress topic yet")
+        return ok("there is no ingress topic yet, or this user may not see it")
     placed: Counter[bool] = Counter()
     strangers: dict[str, None] = {}
     now_ms = time.time_ns() // 1_000_000
@@ -119,7 +120,9 @@ def check_partitioner(subject: Subject) -> Verdict:
                 if not fits:
                     strangers[tenant] = None
     except KafkaException as error:
-        return failed(f"the ingress cannot be read: {refusal_text(error.args[0])}")
+        names = subject.settings.names
+        fault = reading_fault(error.args[0], names.jobs, names.group, names)
+        return failed(f"the ingress cannot be read: {fault}")
     total = placed.total()
     if placed[False]:
         return warning(

@@ -49,8 +49,11 @@ _CODES_OF_RIGHTS: Final = frozenset(
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        # What a call says whose transaction has failed already, of a refused record for one.
+        KafkaError._STATE,  # noqa: SLF001 - its public name
     }
 )
+"""Of failures for which a right may be missing."""
 
 log = structlog.get_logger()
 
@@ -76,8 +79,8 @@ class TenantTopics:
         self._clock_ms = clock_ms
         self._missing_rights = missing_rights
         self._rights_looked_at = 0.0  # monotonic
-        self._told = ""
-        """The last fault that was told, until all goes well again."""
+        self._told: set[str] = set()
+        """Faults of reading that were told, until all goes well again."""
         self._read: list[Message] = []
         """Read, and not handed on yet."""
         self._stopping = threading.Event()
@@ -175,7 +178,7 @@ class TenantTopics:
             positions, consumer.consumer_group_metadata(), CALL_SECONDS
         )
         producer.commit_transaction(CALL_SECONDS)
-        self._told = ""
+        self._told.clear()
         admitted = sum(record.topic == self._settings.names.jobs for record in records)
         self._metrics.count_tenant_topics(admitted, reasons)
 
@@ -208,6 +211,9 @@ class TenantTopics:
         """Tell of an error of reading; raise `KafkaException` for what a new member mends."""
         if error.fatal():
             raise KafkaException(error)
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            # Also what librdkafka says of a pattern while no tenant has a topic.
+            return
         names = self._settings.names
         fault = error.str()
         if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
@@ -222,14 +228,19 @@ class TenantTopics:
         if now - self._rights_looked_at < RIGHTS_SECONDS:
             return
         self._rights_looked_at = now
-        if not consumer.assignment():
-            self._tell(self._lacking())
+        if consumer.assignment():
+            return
+        lacking = self._lacking()
+        if lacking:
+            self._tell(lacking)
+        else:
+            self._told.clear()
 
     def _tell(self, fault: str) -> None:
-        """Say what is wrong once, and again only when something else has been."""
-        if fault and fault != self._told:
+        """Say once what is wrong."""
+        if fault not in self._told:
+            self._told.add(fault)
             log.warning("ingress topics of tenants cannot be read", error=fault)
-        self._told = fault
 
     def _lacking(self) -> str:
         try:

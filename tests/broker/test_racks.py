@@ -96,7 +96,7 @@ def test_clients_read_from_their_own_rack_and_each_job_leaves_once(
     ) as it:
         names = it.names
         egress = [names.egress(tenant) for tenant in TENANTS]
-        far = [NewTopic(topic, replica_assignment=[[1, 2, 3]]) for topic in egress]
+        far = [NewTopic(topic, 1, replica_assignment=[[1, 2, 3]]) for topic in egress]
         for topic, done in admin.create_topics(far).items():
             done.result(20)
             await_partitions(admin, topic, 1)
