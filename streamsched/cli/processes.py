@@ -1,4 +1,4 @@
-"""Child processes that live and end together with this one, and signals that end it in order."""
+"""Child processes that live and end together with this one."""
 
 import os
 import queue
@@ -7,10 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from streamsched.kafka import guardian
@@ -95,24 +94,6 @@ class Children:
 
     def _watch(self, name: str, child: subprocess.Popen[bytes]) -> None:
         self._ended.put(Ended(name, child.wait()))
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt once; later ones do not disturb the end."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def settings_environment(settings: "Settings") -> dict[str, str]:

@@ -15,12 +15,8 @@ from streamsched.cli.errors import EXIT_FAILED, CommandError, say
 from streamsched.cli.options import with_settings
 from streamsched.cli.output import show_line
 from streamsched.cli.pages import is_ready, page_url
-from streamsched.cli.processes import (
-    Children,
-    Ended,
-    interrupted_by_signals,
-    settings_environment,
-)
+from streamsched.cli.processes import Children, Ended, settings_environment
+from streamsched.signals import interrupted_by_signals
 
 if TYPE_CHECKING:
     from streamsched.kafka.embedded import EmbeddedKafka

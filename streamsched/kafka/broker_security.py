@@ -132,9 +132,9 @@ class BrokerSecurity:
 
         The controller knows it then, brokers a moment later. Raises `KafkaException`.
         """
+        options: dict[str, str | int | float | bool] = {**self.node_options()}
         # librdkafka would write to standard error what it drops when it ends.
-        options = {"bootstrap.servers": peers, "log_level": 0, **self.node_options()}
-        admin = AdminClient(options)
+        admin = AdminClient({**options, "bootstrap.servers": peers, "log_level": 0})
         for mechanism in MECHANISMS:
             kind = ScramMechanism[mechanism.replace("-", "_")]
             credential = UserScramCredentialUpsertion(

@@ -8,13 +8,12 @@ counts; one node has one replica of everything. Speed is that of one machine in 
 import contextlib
 import fcntl
 import logging
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Final, Self
 
 from confluent_kafka import KafkaException
@@ -31,6 +30,7 @@ from streamsched.kafka.broker_node import (
 )
 from streamsched.kafka.broker_security import ADMIN, BrokerSecurity
 from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progress
+from streamsched.signals import interrupted_by_signals
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
 
@@ -307,24 +307,6 @@ def _knows(admin: AdminClient, node_ids: AbstractSet[int]) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _terminating_signals() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt like SIGINT, once; after the block both are as before."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run_foreground(
     data_dir: Path,
     port: int = 0,
@@ -339,7 +321,7 @@ def run_foreground(
     thread. Raises `EmbeddedKafkaError` when it cannot start or ends by itself.
     """
     kafka = EmbeddedKafka(data_dir, port, nodes, secure=secure, progress=progress)
-    with _terminating_signals():
+    with interrupted_by_signals():
         try:
             kafka.start()
             if kafka.security:
