@@ -66,7 +66,7 @@ class SchedulerProcess:
         return SchedulerProcess(
             *(self._kafka, self._app_id, folder),
             life_seconds=self._life_seconds,
-            options=options or self.options,
+            options=self.options,
             **self._settings,
         )
 

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(240)
 PARTITIONS = 4
 TENANTS = [f"tenant-{number}" for number in range(8)]
 PERIOD_SECONDS = 0.1
-PENDING = 1_000
-DELAY_MS = 20_000
-TAIL_RECORDS_MAX = 100
+PENDING = 2_000
+DELAY_MS = 12_000
+TAIL_RECORDS_MAX = 200
 """Far above what is committed between two reads of a follower, and below what is pending."""
 TROUBLE = ("lacks", "uthoriz", "Traceback", "is rebuilt", "standby begins again")
 """What no log may say; the second is of Kafka's own words for a missing right."""

@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, Producer
 
 from streamsched import Client
 from streamsched.client import DeliveryError
+from streamsched.engine.cluster import inspect_cluster
+from streamsched.engine.reader import StartError
 from streamsched.kafka import admin as topics
 from streamsched.kafka.connection import KafkaProblem
 from streamsched.kafka.embedded import EmbeddedKafka
 from streamsched.kafka.rights import Kind, Operation, Resource, Right, Role, lacks, rights_of
+from streamsched.settings import Settings
 from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation
 from tests.broker.reading import job_id
@@ -143,20 +145,20 @@ def test_operator_is_told_which_right_to_a_tenants_topic_is_missing(
 
 
 def test_scheduler_without_its_group_for_these_topics_does_not_start(
-    running: tuple[Installation, str], rightful: Rightful, tmp_path: Path
+    running: tuple[Installation, str], rightful: Rightful
 ) -> None:
-    """Status 1 and the sentence, before it takes a partition."""
-    it, _ = running
-    rights = rights_of(Role.SCHEDULER, it.names)
-    [group] = [r for r in rights if r.resource.name == it.names.tenant_jobs_group]
-    rightful.user("starts", [right for right in rights if right != group])
-    process = it.process.another(tmp_path, rightful.user("starts"))
-    process.start()
-    try:
-        assert process.wait_ended() == 1
-        assert lacks([Operation.READ], group.resource) in process.whole_log()
-    finally:
-        process.kill()
+    """The sentence, before it takes a partition."""
+    names = running[0].names
+    rights = rights_of(Role.SCHEDULER, names)
+    [group] = [right for right in rights if right.resource.name == names.tenant_jobs_group]
+    options = rightful.user("starts", [right for right in rights if right != group])
+    address = options.pop("bootstrap.servers")
+    settings = Settings(
+        bootstrap_servers=address, app_id=names.app_id, tenant_ingress=True, kafka=options
+    )
+    with pytest.raises(StartError) as refusal:
+        inspect_cluster(settings)
+    assert str(refusal.value) == lacks([Operation.READ], group.resource)
 
 
 def _write(options: Mapping[str, str], topic: str, value: bytes) -> int | None:
