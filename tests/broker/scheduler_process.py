@@ -58,11 +58,8 @@ class SchedulerProcess:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def another(self, folder: Path, options: Mapping[str, str] | None = None) -> "SchedulerProcess":
-        """One more of the same installation, with a folder and a port of its own.
-
-        `options` are those of its Kafka clients, where they are other ones.
-        """
+    def another(self, folder: Path) -> "SchedulerProcess":
+        """One more of the same installation, with a folder and a port of its own."""
         return SchedulerProcess(
             *(self._kafka, self._app_id, folder),
             life_seconds=self._life_seconds,
