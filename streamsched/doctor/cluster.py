@@ -106,8 +106,10 @@ def check_egress(subject: Subject) -> Verdict:
             found = judge(topic, facts.partitions, facts.leaderless, facts, BATCH_BYTES_MAX)
             if found.problem is not None:
                 unfit.append(f"egress topic {topic} {found.detail}")
-        elif not facts.is_missing:
+        elif facts.is_of_rights:
             unfit.append(f"egress topic {topic} {forbidden(topic, facts.operations)}")
+        elif not facts.is_missing:
+            unfit.append(f"egress topic {topic} cannot be looked at: {refusal_text(facts.error)}")
     room = subject.settings.egress_topics_max - len(topics)
     if room <= 0:
         cautions.append(
