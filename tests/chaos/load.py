@@ -86,7 +86,9 @@ class Load:
             {
                 "bootstrap.servers": servers,
                 "partitioner": "murmur2_random",
-                "acks": "all",
+                # A broker answers a connection one request at a time. Without it librdkafka sends
+                # a million ahead, each small, and on a slow cluster falls ever further behind.
+                "enable.idempotence": True,
                 "message.timeout.ms": 300_000,
                 "reconnect.backoff.max.ms": 500,
                 "linger.ms": 5,

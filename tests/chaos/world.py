@@ -27,7 +27,7 @@ from tests.chaos.load import Load
 from tests.chaos.member import Member
 from tests.chaos.reader import Reader
 
-PARTITIONS: Final = 6
+PARTITIONS: Final = 4
 CALM_SECONDS_MAX: Final = 120.0
 SETTLE_MS: Final = 1_000
 FLOWING_MS: Final = 2_000
@@ -40,7 +40,7 @@ _CHANGELOG: Final = {
     "segment.ms": "10000",
     "min.cleanable.dirty.ratio": "0.01",
 }
-_BROKER: Final = {"log.cleaner.backoff.ms": "3000"}
+_BROKER: Final = {"log.cleaner.backoff.ms": "10000"}
 
 
 class NotCalm(AssertionError):
