@@ -88,7 +88,7 @@ def send(it: Installation, label: str, delay_ms: int = 0) -> list[str]:
 def test_clients_read_from_their_own_rack_and_each_job_leaves_once(
     cluster: EmbeddedKafka, tmp_path: Path
 ) -> None:
-    """Ingress, changelog and egress from the near node, until it dies; settings from the leader."""
+    """Ingress, changelog and egress from the near node, settings from their leader."""
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
     with installed(
         cluster.bootstrap_servers,
@@ -140,13 +140,7 @@ def test_clients_read_from_their_own_rack_and_each_job_leaves_once(
         assert leaders(admin, egress[0]) == {0: 1}
         assert to_worker[egress[0], 0, NEAR] > 0
 
-        cluster.nodes[NEAR - 1].kill()
-        sent += send(it, "third")
-        others = ",".join(
-            f"{broker_config.HOST}:{node.port}" for node in cluster.nodes if node.node_id != NEAR
-        )
-        await_records(others, egress, len(sent), tell=it.process.log)
-        found = Counter(map(job_id, read_topics(others, egress)))
+        found = Counter(map(job_id, read_topics(it.kafka, egress)))
         assert found == Counter(sent)
         await_condition("it is ready", it.process.is_ready, 30, it.process.log)
         assert "Traceback" not in it.process.whole_log()
