@@ -8,7 +8,7 @@ import typer
 
 from streamsched.cli.errors import EXIT_FAILED, SentenceGroup, say
 from streamsched.cli.output import Format, Output, show_fields, show_json_line
-from streamsched.signals import interrupted_by_signals
+from streamsched.kafka.signals import interrupted_by_signals
 
 if TYPE_CHECKING:
     from streamsched.bench.result import BenchResult

@@ -6,7 +6,7 @@ import typer
 
 from streamsched.cli.errors import CommandError, say
 from streamsched.cli.output import Format, Output, show_json
-from streamsched.signals import interrupted_by_signals
+from streamsched.kafka.signals import interrupted_by_signals
 
 TRAFFIC_SECONDS: Final = 50
 TRAFFIC_SECONDS_MIN: Final = 30

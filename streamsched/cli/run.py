@@ -16,7 +16,7 @@ from streamsched.cli.options import with_settings
 from streamsched.cli.output import show_line
 from streamsched.cli.pages import is_ready, page_url
 from streamsched.cli.processes import Children, Ended, settings_environment
-from streamsched.signals import interrupted_by_signals
+from streamsched.kafka.signals import interrupted_by_signals
 
 if TYPE_CHECKING:
     from streamsched.kafka.embedded import EmbeddedKafka

@@ -30,7 +30,7 @@ from streamsched.kafka.broker_node import (
 )
 from streamsched.kafka.broker_security import ADMIN, BrokerSecurity
 from streamsched.kafka.jars import Progress, kafka_tools_classpath, print_progress
-from streamsched.signals import interrupted_by_signals
+from streamsched.kafka.signals import interrupted_by_signals
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
 
