@@ -1,5 +1,6 @@
 """`streamsched doctor`: each link from here to Kafka in turn, and what to do about a broken one."""
 
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -42,6 +43,9 @@ def doctor(
     from streamsched.doctor.checks import CHECKS  # noqa: PLC0415 - loads the Kafka clients
     from streamsched.doctor.checkup import Outcome, Subject, examine  # noqa: PLC0415
 
+    # What Kafka's clients say themselves stands in the sentences, as far as it matters; without a
+    # handler it would go to standard error.
+    logging.getLogger().addHandler(logging.NullHandler())
     findings = examine(Subject(settings), CHECKS)
     failed = any(finding.outcome is Outcome.FAILED for finding in findings)
     rows = [asdict(finding) for finding in findings]

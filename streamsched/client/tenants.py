@@ -110,17 +110,24 @@ def egress_topic_of(view: SettingsView, tenant: str, names: TopicNames) -> str:
     return merge(records[0], records[1], tenant, names).egress_topic
 
 
-def read_settings(connection: Connection) -> SettingsView:
+def read_settings(connection: Connection, group: str | None = None) -> SettingsView:
     """Read the settings topic at read_committed from its start to its present end.
 
-    Raises `ReadError`.
+    It joins no group; Kafka asks for the right to one all the same, which is `group`, else one of
+    the names that readers have. Raises `ReadError`.
     """
     names = connection.names
     topic = names.tenant_settings
     view = SettingsView(names)
-    consumer = Consumer(
-        connection.consumer_config(None, **{"enable.partition.eof": True, "fetch.wait.max.ms": 50})
-    )
+    # From the leader, whatever the rack: the end of a follower's log can be behind.
+    options: dict[str, object] = {
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 50,
+        "client.rack": "",
+    }
+    if group is not None:
+        options["group.id"] = group
+    consumer = Consumer(connection.consumer_config(None, **options))
     try:
         deadline = time.monotonic() + NEW_TOPIC_SECONDS_MAX
         while not (partitions := partitions_of(consumer, topic, names)):
@@ -140,7 +147,7 @@ def read_settings(connection: Connection) -> SettingsView:
             if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 unread.discard(message.partition() or 0)
             elif error is not None:
-                fault = reading_fault(error, topic, None, names)
+                fault = reading_fault(error, topic, group, names)
                 raise ReadError(f"topic {topic} cannot be read: {fault}")
             else:
                 view.feed(message.offset() or 0, message.key(), message.value())

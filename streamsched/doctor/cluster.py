@@ -17,12 +17,13 @@ from streamsched.client import connection as client
 from streamsched.client.tenants import ReadError, read_settings, tenants_of
 from streamsched.doctor.checkup import Address, Subject, Verdict, failed, ok, warning, worst
 from streamsched.doctor.links import reach
+from streamsched.doctor.transactions import is_forbidden
 from streamsched.engine.producer import BATCH_BYTES_MAX
 from streamsched.kafka import admin
 from streamsched.kafka.connection import KafkaAway, TopicFacts, refusal_text
-from streamsched.kafka.egress_survey import judge
-from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import Role, rights_of
+from streamsched.kafka.egress_survey import forbidden, judge
+from streamsched.kafka.granted import missing_rights, unseen_prefixes
+from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
 
 ANSWER_SECONDS_MAX: Final = 10.0
 
@@ -79,10 +80,16 @@ def check_topics(subject: Subject) -> Verdict:
 
 
 def check_rights(subject: Subject) -> Verdict:
-    """Whether this user may do with our topics and group what a scheduler does."""
-    rights = rights_of(Role.SCHEDULER, subject.settings.names)
+    """Whether this user may do with our topics, groups and ids what a scheduler does."""
+    names = subject.settings.names
+    rights = rights_of(Role.SCHEDULER, names)
     faults = missing_rights(subject.kafka, rights)
-    return worst(faults, [], "what can be asked about is allowed")
+    if is_forbidden(subject.settings, names.transactional_id(0)):
+        ids = Resource(Kind.TRANSACTIONAL_ID, names.transactional_id_prefix, prefixed=True)
+        faults.append(lacks([Operation.WRITE], ids))
+    # Somebody may have granted the topics of all tenants by their full names instead.
+    cautions = unseen_prefixes(subject.kafka, rights)
+    return worst(faults, cautions, "what can be asked about is allowed")
 
 
 def check_egress(subject: Subject) -> Verdict:
@@ -99,11 +106,10 @@ def check_egress(subject: Subject) -> Verdict:
             found = judge(topic, facts.partitions, facts.leaderless, facts, BATCH_BYTES_MAX)
             if found.problem is not None:
                 unfit.append(f"egress topic {topic} {found.detail}")
+        elif facts.is_of_rights:
+            unfit.append(f"egress topic {topic} {forbidden(topic, facts.operations)}")
         elif not facts.is_missing:
-            unfit.append(
-                f"egress topic {topic} may not be looked at ({refusal_text(facts.error)}): grant "
-                "Describe, DescribeConfigs and Write on it"
-            )
+            unfit.append(f"egress topic {topic} cannot be looked at: {refusal_text(facts.error)}")
     room = subject.settings.egress_topics_max - len(topics)
     if room <= 0:
         cautions.append(
@@ -123,7 +129,10 @@ def check_group(subject: Subject) -> Verdict:
     if isinstance(group, KafkaError):
         if group.code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ok(f"no scheduler of {app_id} has run yet")
-        return failed(f"group {app_id} cannot be looked at ({refusal_text(group)}): grant Describe")
+        fault = refusal_text(group)
+        if group.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            fault = lacks([Operation.READ], Resource(Kind.GROUP, app_id))
+        return failed(f"group {app_id} cannot be looked at: {fault}")
     if group.state is ConsumerGroupState.DEAD:
         return ok(f"no scheduler of {app_id} has run yet")
     lag = _lag(subject)
@@ -198,7 +207,9 @@ def _named_in_settings(subject: Subject) -> tuple[set[str], str]:
     options = {k: v for k, v in settings.client_config().items() if k != "bootstrap.servers"}
     try:
         view = read_settings(
-            client.Connection(settings.bootstrap_servers, settings.app_id, options)
+            client.Connection(settings.bootstrap_servers, settings.app_id, options),
+            # A scheduler has no right to the groups of readers.
+            settings.names.group,
         )
     except (ReadError, ValueError) as error:
         return set(), f"what tenants' settings name is not known: {error}"

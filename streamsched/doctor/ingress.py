@@ -15,12 +15,14 @@ from typing import Final, NamedTuple, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from streamsched.client.faults import reading_fault
 from streamsched.core import headers
 from streamsched.core.placement import partition_for
 from streamsched.core.rejection import Rejection
 from streamsched.core.wire import decode
 from streamsched.doctor.checkup import Outcome, Subject, Verdict, failed, ok, warning
 from streamsched.doctor.cluster import ANSWER_SECONDS_MAX, told
+from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.kafka.connection import refusal_text
 from streamsched.settings import Settings
 
@@ -105,7 +107,7 @@ def check_partitioner(subject: Subject) -> Verdict:
     """Whether recent producers of the ingress placed their records by murmur2 of the tenant."""
     count = subject.partitions
     if not count:
-        return ok("there is no ingress topic yet")
+        return ok("there is no ingress topic yet, or this user may not see it")
     placed: Counter[bool] = Counter()
     strangers: dict[str, None] = {}
     now_ms = time.time_ns() // 1_000_000
@@ -118,7 +120,9 @@ def check_partitioner(subject: Subject) -> Verdict:
                 if not fits:
                     strangers[tenant] = None
     except KafkaException as error:
-        return failed(f"the ingress cannot be read: {refusal_text(error.args[0])}")
+        names = subject.settings.names
+        fault = reading_fault(error.args[0], names.jobs, names.group, names)
+        return failed(f"the ingress cannot be read: {fault}")
     total = placed.total()
     if placed[False]:
         return warning(
@@ -155,14 +159,16 @@ def _recent(settings: Settings, partitions: int) -> list[Message]:
     consumer = Consumer(
         settings.client_config(
             **{
-                # Never joined and never committed: the positions are given.
-                "group.id": f"{settings.app_id}-doctor",
+                # Never joined and never committed, since the positions are given; but Kafka's
+                # client asks for it, and a scheduler has no right to another one.
+                "group.id": settings.names.group,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 50,
             }
-        )
+        ),
+        logger=LIBRDKAFKA_LOG,
     )
     messages: list[Message] = []
     try:

@@ -276,6 +276,9 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             raise PartitionLostError(f"ingress partition {partition} was given up meanwhile")
         mark = self._marks.get(partition)
         if mark is None or mark.epoch < epoch:
+            # With a rack a follower may have been read from, which can lack what another owner has
+            # read since: the leader is asked first, and names one that has it.
+            consumer._fetcher._preferred_read_replica.pop(tp, None)
             consumer.seek(tp, start)
             consumer.resume(tp)
             self._marks[partition] = _Mark(epoch, start)

@@ -9,6 +9,7 @@ from typing import IO, Final
 
 import structlog
 
+from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
 from streamsched.engine.changelog import ChangelogConsumer
 from streamsched.engine.cluster import Cluster, inspect_cluster
@@ -26,8 +27,16 @@ from streamsched.engine.tenant_topics import TenantTopics
 from streamsched.engine.threads import Threads
 from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
-from streamsched.kafka.granted import missing_rights
-from streamsched.kafka.rights import Kind, Operation, Resource, Role, lacks, rights_of
+from streamsched.kafka.granted import missing_rights, unseen_prefixes
+from streamsched.kafka.rights import (
+    Kind,
+    Operation,
+    Resource,
+    Role,
+    lacks,
+    rights_of,
+    scheduler_at_tenant_topics,
+)
 from streamsched.settings import Settings
 from streamsched.store.errors import StoreError
 from streamsched.store.folder import claim
@@ -92,6 +101,7 @@ class PartitionRunners:
         directory.start()
         self.cluster = cluster
         threads = Threads(settings, cluster.partitions)
+        connection = Connection(settings)
         self._shared = Shared(
             settings=settings,
             cluster=cluster,
@@ -104,7 +114,7 @@ class PartitionRunners:
             make_producer=partial(_make_producer, settings, threads.producing, Patience()),
             open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
-                missing_rights, Connection(settings), rights_of(Role.SCHEDULER, settings.names)
+                missing_rights, connection, rights_of(Role.SCHEDULER, settings.names)
             ),
             clock_ms=_wall_clock_ms,
             monotonic=time.monotonic,
@@ -114,7 +124,11 @@ class PartitionRunners:
         self._reader.start()
         if settings.tenant_ingress:
             self._tenant_topics = TenantTopics(
-                settings, cluster.partitions, self.metrics, _wall_clock_ms
+                settings,
+                cluster.partitions,
+                self.metrics,
+                _wall_clock_ms,
+                partial(_missing_for_tenant_topics, connection, settings.names),
             )
             self._tenant_topics.start()
         self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
@@ -256,6 +270,14 @@ def _make_producer(
         message_timeout_ms=client.message_timeout_ms,
         on_late=partial(patience.note_late, number),
     )
+
+
+def _missing_for_tenant_topics(connection: Connection, names: TopicNames) -> list[str]:
+    """A sentence for each right that handing on needs and lacks; blocks, raises `KafkaAway`."""
+    return [
+        *missing_rights(connection, rights_of(Role.SCHEDULER, names)),
+        *unseen_prefixes(connection, scheduler_at_tenant_topics(names)),
+    ]
 
 
 def _wall_clock_ms() -> int:

@@ -108,6 +108,8 @@ class SettingsReader:
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "error",
                     "fetch.wait.max.ms": 100,
+                    # From the leader: the end of a follower's log can be behind.
+                    "client.rack": "",
                 }
             ),
             logger=LIBRDKAFKA_LOG,

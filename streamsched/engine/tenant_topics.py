@@ -8,6 +8,7 @@ only when it has ended, and takes them only from the group's present members (KI
 
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,8 @@ from streamsched.core.tenant_ingress import TenantIngress
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.unnamable import plain_record
-from streamsched.kafka.connection import error_text
+from streamsched.kafka.connection import KafkaProblem, error_text
+from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
 POLL_SECONDS: Final = 0.2
@@ -35,8 +37,23 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 NEW_TOPICS_SECONDS: Final = 2
 """How often topics are looked for that were not there before."""
 
+RIGHTS_SECONDS: Final = 5.0
+"""How often it is looked whether a right is missing, while this process reads none of the topics:
+one that may not be seen is to librdkafka as if it did not exist."""
+
 BUFFERED_KIB: Final = 16 * 1024
 """What the client has ready at most, and so about the size of a transaction."""
+
+_CODES_OF_RIGHTS: Final = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        # What a call says whose transaction has failed already, of a refused record for one.
+        KafkaError._STATE,  # noqa: SLF001 - its public name
+    }
+)
+"""Of failures for which a right may be missing."""
 
 log = structlog.get_logger()
 
@@ -50,12 +67,20 @@ class TenantTopics:
         partitions: int,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        missing_rights: Callable[[], Sequence[str]],
     ) -> None:
-        """Reads nothing before `start`. `partitions` of the ingress topic."""
+        """Reads nothing before `start`. `partitions` of the ingress topic.
+
+        `missing_rights` blocks, and gives a sentence for each right that this needs and lacks.
+        """
         self._settings = settings
         self._core = TenantIngress(settings.names, partitions)
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._missing_rights = missing_rights
+        self._rights_looked_at = 0.0  # monotonic
+        self._told: set[str] = set()
+        """Faults of reading that were told, until all goes well again."""
         self._read: list[Message] = []
         """Read, and not handed on yet."""
         self._stopping = threading.Event()
@@ -78,11 +103,12 @@ class TenantTopics:
                 producer.init_transactions(CALL_SECONDS)
                 while not self._stopping.is_set():
                     self._hand_on(consumer, producer)
+                    self._look_for_rights(consumer)
             except (KafkaException, BufferError) as error:
                 self._metrics.tenant_topics_failures.inc()
                 log.warning(
                     "ingress topics of tenants are read again from the last commit",
-                    error=error_text(error),
+                    error=self._fault(error),
                 )
                 with suppress(KafkaException):
                     producer.abort_transaction(CALL_SECONDS)
@@ -152,6 +178,7 @@ class TenantTopics:
             positions, consumer.consumer_group_metadata(), CALL_SECONDS
         )
         producer.commit_transaction(CALL_SECONDS)
+        self._told.clear()
         admitted = sum(record.topic == self._settings.names.jobs for record in records)
         self._metrics.count_tenant_topics(admitted, reasons)
 
@@ -169,7 +196,7 @@ class TenantTopics:
         for message in messages:
             error = message.error()
             if error is not None:
-                _look_at(error)
+                self._look_at(error, message.topic() or "")
                 continue
             topic, partition = message.topic() or "", message.partition() or 0
             record = plain_record(message)
@@ -180,9 +207,53 @@ class TenantTopics:
                 reasons.append(rejection.reason.value)
         return records, [TopicPartition(*at, offset) for at, offset in positions.items()], reasons
 
+    def _look_at(self, error: KafkaError, topic: str) -> None:
+        """Tell of an error of reading; raise `KafkaException` for what a new member mends."""
+        if error.fatal():
+            raise KafkaException(error)
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            # Also what librdkafka says of a pattern while no tenant has a topic.
+            return
+        names = self._settings.names
+        fault = error.str()
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            fault = lacks([Operation.READ], Resource(Kind.GROUP, names.tenant_jobs_group))
+        elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            fault = lacks([Operation.READ], Resource(Kind.TOPIC, topic))
+        self._tell(fault)
 
-def _look_at(error: KafkaError) -> None:
-    """Raise `KafkaException` for what only a new member can mend."""
-    if error.fatal():
-        raise KafkaException(error)
-    log.warning("an ingress topic of a tenant cannot be read", error=error.str())
+    def _look_for_rights(self, consumer: Consumer) -> None:
+        """Where nothing is read, see from time to time whether that is for want of a right."""
+        now = time.monotonic()
+        if now - self._rights_looked_at < RIGHTS_SECONDS:
+            return
+        self._rights_looked_at = now
+        if consumer.assignment():
+            return
+        lacking = self._lacking()
+        if lacking:
+            self._tell(lacking)
+        else:
+            self._told.clear()
+
+    def _tell(self, fault: str) -> None:
+        """Say once what is wrong."""
+        if fault not in self._told:
+            self._told.add(fault)
+            log.warning("ingress topics of tenants cannot be read", error=fault)
+
+    def _lacking(self) -> str:
+        try:
+            return "; ".join(self._missing_rights())
+        except KafkaProblem:
+            return ""
+
+    def _fault(self, error: Exception) -> str:
+        """What failed, by the right that is missing where it is one."""
+        code = error.args[0].code() if isinstance(error, KafkaException) else None
+        if code not in _CODES_OF_RIGHTS:
+            return error_text(error)
+        if code == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            ids = self._settings.names.transactional_id_prefix
+            return lacks([Operation.WRITE], Resource(Kind.TRANSACTIONAL_ID, ids, prefixed=True))
+        return self._lacking() or error_text(error)

@@ -82,6 +82,16 @@ def replication_properties(nodes: int) -> dict[str, str]:
     }
 
 
+def rack_properties(node_id: int, nodes: int) -> dict[str, str]:
+    """Of several nodes each is a rack of its own, and clients may read from that of their own."""
+    if nodes == 1:
+        return {}
+    return {
+        "broker.rack": f"rack-{node_id}",
+        "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
+    }
+
+
 def quorum_properties(voters: Sequence[Voter]) -> dict[str, str]:
     """How controllers find each other.
 

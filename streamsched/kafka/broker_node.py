@@ -30,6 +30,7 @@ from streamsched.kafka.broker_config import (
     plain_properties,
     properties_text,
     quorum_properties,
+    rack_properties,
     replication_properties,
 )
 from streamsched.kafka.broker_security import BrokerSecurity
@@ -96,6 +97,7 @@ class BrokerNode:
             "log.dir": str(self._data),
             **DEVELOPER_PROPERTIES,
             **replication_properties(len(voters)),
+            **rack_properties(self.node_id, len(voters)),
             **quorum_properties(voters),
             **extra,
         }

@@ -60,7 +60,7 @@ def judge(
         detail = "is compacted, which would remove dispatched jobs: set cleanup.policy=delete"
     elif Operation.WRITE not in facts.operations:
         problem = Problem.FORBIDDEN
-        detail = _forbidden(topic, facts.operations)
+        detail = forbidden(topic, facts.operations)
     elif facts.oldest_ms < OLDEST_MS_MIN:
         problem = Problem.REFUSES
         detail = (
@@ -90,7 +90,7 @@ def unusable(topic: str, problem: Problem, detail: str) -> Destination:
     return Destination(topic, 0, 0, problem, detail)
 
 
-def _forbidden(topic: str, operations: AbstractSet[Operation]) -> str:
+def forbidden(topic: str, operations: AbstractSet[Operation]) -> str:
     """Which rights are missing where `operations` are what this scheduler has."""
     needed = (Operation.WRITE, Operation.DESCRIBE_CONFIGS)
     missing = [operation for operation in needed if operation not in operations]
@@ -244,7 +244,7 @@ class EgressSurvey:
     ) -> Destination:
         if isinstance(facts, TopicRefusal):
             if facts.is_of_rights:
-                return unusable(topic, Problem.FORBIDDEN, _forbidden(topic, facts.operations))
+                return unusable(topic, Problem.FORBIDDEN, forbidden(topic, facts.operations))
             detail = f"cannot be looked at: {refusal_text(facts.error)}"
             return unusable(topic, Problem.UNKNOWN, detail)
         if metadata is None:

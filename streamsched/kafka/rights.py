@@ -98,7 +98,7 @@ def rights_of(
     if role is Role.SCHEDULER:
         return (
             *_scheduler_at_home(names),
-            *_scheduler_at_tenant_topics(names),
+            *scheduler_at_tenant_topics(names),
             *_scheduler_at_egress(names, egress_topics),
         )
     if role is Role.PRODUCER:
@@ -124,6 +124,24 @@ def rights_of(
     return (
         *(Right(_topic(topic), Operation.READ, why) for topic, why in outcomes),
         *_groups(groups, names.observer_group_prefix),
+    )
+
+
+def scheduler_at_tenant_topics(names: TopicNames) -> tuple[Right, ...]:
+    """What a scheduler needs for the ingress topics of single tenants, where there are such."""
+    if not names.tenant_ingress:
+        return ()
+    return (
+        Right(
+            _topics(names.tenant_jobs_prefix),
+            Operation.READ,
+            "reads what comes in for single tenants",
+        ),
+        Right(
+            Resource(Kind.GROUP, names.tenant_jobs_group),
+            Operation.READ,
+            "shares these topics with other schedulers, and hands each record on once",
+        ),
     )
 
 
@@ -202,23 +220,6 @@ def _scheduler_at_home(names: TopicNames) -> tuple[Right, ...]:
             Resource(Kind.TRANSACTIONAL_ID, names.transactional_id_prefix, prefixed=True),
             Operation.WRITE,
             "writes all of a cycle or nothing, and shuts a former owner out",
-        ),
-    )
-
-
-def _scheduler_at_tenant_topics(names: TopicNames) -> tuple[Right, ...]:
-    if not names.tenant_ingress:
-        return ()
-    return (
-        Right(
-            _topics(names.tenant_jobs_prefix),
-            Operation.READ,
-            "reads what comes in for single tenants",
-        ),
-        Right(
-            Resource(Kind.GROUP, names.tenant_jobs_group),
-            Operation.READ,
-            "shares these topics with other schedulers, and hands each record on once",
         ),
     )
 

@@ -23,9 +23,12 @@ BYSTANDERS = tenants_of(0, PARTITIONS, 1, "neighbour") + tenants_of(1, PARTITION
 class Traffic:
     """A steady flow of jobs, due at once, over some tenants; each job counted."""
 
-    def __init__(self, sender: Sender, tenants: Sequence[str]) -> None:
+    def __init__(
+        self, sender: Sender, tenants: Sequence[str], period_seconds: float = PERIOD_SECONDS
+    ) -> None:
         self.sent: dict[str, list[str]] = {tenant: [] for tenant in tenants}
         self._sender = sender
+        self._period_seconds = period_seconds
         self._stopping = threading.Event()
         self._label = f"{time.time_ns()}"
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -33,7 +36,7 @@ class Traffic:
 
     def _run(self) -> None:
         number = 0
-        while not self._stopping.wait(PERIOD_SECONDS):
+        while not self._stopping.wait(self._period_seconds):
             for tenant, ids in self.sent.items():
                 name = f"{self._label}-{number}"
                 self._sender.job(tenant, name, value=b"x" * 300)

@@ -112,14 +112,21 @@ def _binding(user: str, right: Right, permission: AclPermissionType) -> AclBindi
 
 @contextlib.contextmanager
 def prepared_with_rights(
-    rightful: Rightful, folder: Path, *, partitions: int, egress_topics: Iterable[str] = ()
+    rightful: Rightful,
+    folder: Path,
+    *,
+    partitions: int,
+    egress_topics: Iterable[str] = (),
+    tenant_ingress: bool = False,
+    **settings: str,
 ) -> Iterator[tuple[Installation, str]]:
     """An installation in which everybody has exactly the rights of the role, and no more.
 
     Topics are made by an operator; a producer who is an operator too sends, and a worker who is an
-    observer too reads, each as one user. Yields the scheduler's user as well.
+    observer too reads, each as one user. Yields the scheduler's user as well. `settings` are those
+    of the scheduler.
     """
-    names = TopicNames(f"test-{uuid.uuid4().hex[:12]}")
+    names = TopicNames(f"test-{uuid.uuid4().hex[:12]}", tenant_ingress)
     elsewhere = list(egress_topics)
     mine = f"{names.app_id}-"
     operator = rights_of(Role.OPERATOR, names)
@@ -134,7 +141,12 @@ def prepared_with_rights(
     scheduler = f"{mine}scheduler"
     scheduling = rightful.user(scheduler, rights_of(Role.SCHEDULER, names, egress_topics=elsewhere))
     topics.apply(sending, names, partitions)
-    process = SchedulerProcess("", names.app_id, folder, options=scheduling)
+    process = SchedulerProcess(
+        *("", names.app_id, folder),
+        options=scheduling,
+        tenant_ingress=str(tenant_ingress).lower(),
+        **settings,
+    )
     sender = Sender(remember(sending, f"the sender of {names.app_id}"), names)
     reader = remember(reading, f"the reader of {names.app_id}")
     try:

@@ -40,12 +40,16 @@ class SchedulerProcess:
         `options` are those of its Kafka clients, where they are not the test's own.
         """
         self.folder = folder
+        self._kafka = kafka
+        self._app_id = app_id
+        self.options = options or client_options(kafka)
+        self._settings = settings
         self._life_seconds = life_seconds
         self.port = _free_port()
         self._log = folder / "scheduler.log"
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("STREAMSCHED_")},
-            **settings_variables(options or client_options(kafka)),
+            **settings_variables(self.options),
             "STREAMSCHED_APP_ID": app_id,
             "STREAMSCHED_DATA_DIR": str(folder / "data"),
             "STREAMSCHED_WEB_PORT": str(self.port),
@@ -53,6 +57,15 @@ class SchedulerProcess:
             **{f"STREAMSCHED_{name.upper()}": value for name, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    def another(self, folder: Path) -> "SchedulerProcess":
+        """One more of the same installation, with a folder and a port of its own."""
+        return SchedulerProcess(
+            *(self._kafka, self._app_id, folder),
+            life_seconds=self._life_seconds,
+            options=self.options,
+            **self._settings,
+        )
 
     def start(self) -> None:
         """Start it; its life is bounded, should the test not end it."""

@@ -10,8 +10,8 @@ from streamsched.core import headers as h
 from streamsched.core.destinations import Problem
 from streamsched.kafka.embedded import EmbeddedKafka
 from streamsched.kafka.rights import Kind, Operation, Resource, Right, lacks
-from tests.broker.cluster import await_condition
-from tests.broker.flowing import PARTITIONS, await_progress, flowing, unconfigured
+from tests.broker.cluster import await_condition, create_topic
+from tests.broker.flowing import BYSTANDERS, PARTITIONS, await_progress, flowing, unconfigured
 from tests.broker.installation import Installation
 from tests.broker.reading import job_id, read_topics
 from tests.broker.rightful import Rightful, prepared_with_rights
@@ -69,6 +69,38 @@ def test_egress_rights_come_and_go(secured: EmbeddedKafka, tmp_path: Path) -> No
         found = Counter(job_id(message) for message in read_topics(it.kafka, everywhere))
         # Each id is that of one job of each sharer.
         assert found == Counter([*traffic.sent["sharer-a"], *traffic.sent["sharer-b"]])
+        assert "Traceback" not in it.process.whole_log()
+
+
+def test_scheduler_without_create_waits_for_topics_or_the_right(
+    secured: EmbeddedKafka, tmp_path: Path
+) -> None:
+    """Only a tenant without a topic waits, for Create by name; either of the two lets it go on."""
+    rightful = Rightful(secured)
+    with prepared_with_rights(rightful, tmp_path, partitions=PARTITIONS) as (it, user):
+        all_egress = Resource(Kind.TOPIC, it.names.egress_prefix, prefixed=True)
+        create = Right(all_egress, Operation.CREATE, "")
+        rightful.take(user, [create])
+        for tenant in BYSTANDERS:
+            create_topic(rightful.admin, it.names.egress(tenant))
+        it.process.start()
+        it.process.wait_ready()
+        with flowing(it, "made", "granted") as traffic:
+            for tenant in ("made", "granted"):
+                of_tenant = Resource(Kind.TOPIC, it.names.egress(tenant))
+                detail = (
+                    f"does not exist and cannot be created: {lacks([Operation.CREATE], of_tenant)}"
+                )
+                unconfigured(it, tenant, Problem.FORBIDDEN, detail)
+            await_progress(it, traffic)
+            assert it.process.is_ready(), it.process.text("/readyz")
+
+            create_topic(rightful.admin, it.names.egress("made"))
+            it.process.await_tenant("made", status="ok")
+            assert it.process.tenant("granted")["status"] == "unconfigured"
+            rightful.grant(user, [create])
+            it.process.await_tenant("granted", status="ok")
+            await_progress(it, traffic)
         assert "Traceback" not in it.process.whole_log()
 
 

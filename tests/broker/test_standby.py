@@ -1,11 +1,8 @@
 """Hot standbys: a scheduler that follows takes over by the tail, and loses and repeats nothing."""
 
-import re
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,9 @@ from streamsched.core.names import TopicNames
 from streamsched.kafka import admin
 from tests.broker.cluster import await_condition
 from tests.broker.reading import job_id, read_topics
-from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named
+from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
+from tests.broker.standing_by import await_followed, followed, owned, recoveries, sharing, verbose
 from tests.connecting import client_options
 
 PARTITIONS = 4
@@ -26,63 +24,15 @@ TAIL_RECORDS_MAX = 200
 """Far below the records of a partition, and far above what is committed between two reads."""
 
 
-def verbose(process: SchedulerProcess) -> str:
-    """What `/readyz?verbose` says."""
-    url = f"http://127.0.0.1:{process.port}/readyz?verbose"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return str(error.read().decode())
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return ""
-
-
-def followed(process: SchedulerProcess) -> set[int]:
-    """The partitions that it follows and has read to the end."""
-    found = re.findall(
-        r"^standby (\d+): following, 0 records left$", verbose(process), re.MULTILINE
-    )
-    return {int(number) for number in found}
-
-
-def owned(process: SchedulerProcess) -> set[int]:
-    """The partitions that it dispatches from."""
-    return {int(n) for n in re.findall(r"^partition (\d+): ready$", verbose(process), re.MULTILINE)}
-
-
-def recoveries(process: SchedulerProcess) -> list[LogLine]:
-    """Its log lines on recovered partitions."""
-    return events_named(process.log_lines(), "partition recovered")
-
-
 @contextmanager
-def pair(kafka: str, names: TopicNames, folder: Path) -> Iterator[list[SchedulerProcess]]:
+def pair(
+    kafka: str, names: TopicNames, folder: Path
+) -> Iterator[tuple[SchedulerProcess, SchedulerProcess]]:
     """Two schedulers that have shared the partitions between them, each the other's standby."""
-    processes = [SchedulerProcess(kafka, names.app_id, folder / name) for name in ("a", "b")]
-    with ExitStack() as stack:
-        for process in processes:
-            stack.callback(process.kill)
-            process.start()
-            process.wait_ready()
-        first, second = processes
-
-        def shared() -> bool:
-            return all(p.is_ready() and len(owned(p)) == PARTITIONS // 2 for p in processes)
-
-        await_condition("both own half", shared, 60, lambda: first.log() + second.log())
+    first = SchedulerProcess(kafka, names.app_id, folder / "a")
+    processes = first, first.another(folder / "b")
+    with sharing(processes, PARTITIONS):
         yield processes
-
-
-def await_followed(processes: list[SchedulerProcess]) -> None:
-    """Wait until each has read to its end what the other one owns."""
-    first, second = processes
-
-    def is_so() -> bool:
-        return followed(first) == owned(second) and followed(second) == owned(first)
-
-    await_condition("each follows the other", is_so, 60, lambda: verbose(first) + verbose(second))
 
 
 @pytest.mark.timeout(240)
@@ -103,7 +53,7 @@ def test_takeover_by_a_standby_reads_the_tail_alone(
             return sum(p.metric("streamsched_jobs_accepted_total") for p in both) == JOBS
 
         await_condition("all jobs are accepted", accepted, 30, second.log)
-        await_followed([first, second])
+        await_followed((first, second))
         assert second.metric("streamsched_standby_lag_records{") == 0
         lost = owned(first)
         before = len(recoveries(second))
@@ -141,7 +91,7 @@ def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_pat
         sender.job(TENANTS[number % len(TENANTS)], f"{number}", delay_ms=3_600_000)
     sender.flush()
     with pair(kafka, names, tmp_path) as (first, second):
-        await_followed([first, second])
+        await_followed((first, second))
         # An orderly end: the other one takes all over, has nobody to follow, and says so.
         assert first.terminate() == 0
         await_condition(
@@ -161,7 +111,7 @@ def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_pat
             60,
             first.log,
         )
-        await_followed([first, second])
+        await_followed((first, second))
         lines = recoveries(first)[before:]
         print([(line["partition"], line["records"]) for line in lines])
         assert lines

@@ -2,6 +2,7 @@
 
 import base64
 
+from streamsched.kafka.broker_config import rack_properties
 from streamsched.kafka.broker_node import PORTS, free_port, is_free, new_cluster_id
 
 
@@ -18,3 +19,10 @@ def test_free_port_can_be_bound() -> None:
     port = free_port()
     assert port in PORTS
     assert is_free(port)
+
+
+def test_each_of_several_nodes_is_a_rack() -> None:
+    """So that reading from the nearest can be tried; one node has nothing to choose from."""
+    assert rack_properties(1, 1) == {}
+    racks = {rack_properties(number, 3)["broker.rack"] for number in (1, 2, 3)}
+    assert racks == {"rack-1", "rack-2", "rack-3"}

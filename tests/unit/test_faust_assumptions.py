@@ -216,6 +216,15 @@ def test_a_seek_discards_what_was_prefetched() -> None:
     )
 
 
+def test_a_follower_that_was_read_from_is_remembered_by_partition() -> None:
+    """Without an entry the leader is asked, which names a follower that has the offset."""
+    assert in_order(
+        RecordFetcher._select_read_replica,
+        "cached = self._preferred_read_replica.get(tp)",
+        "return self._client.cluster.leader_for_partition(tp)",
+    )
+
+
 def test_the_listener_hears_of_a_revocation_before_anything_is_awaited() -> None:
     """Aiokafka calls the hook as a function and awaits what it returns."""
     assert in_order(
