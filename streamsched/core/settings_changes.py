@@ -122,7 +122,8 @@ class SettingsChanges:
         if tenant.pending:
             self._dispatch.prepare(tenant)
         pace = tenant.effective.pace
-        if pace != tenant.pace:
+        has_new_pace = pace != tenant.pace
+        if has_new_pace:
             self._change_pace(draft, tenant, pace)
         blocked = ""
         if tenant.own_invalid or (base.default_invalid and not tenant.own.is_complete):
@@ -130,8 +131,10 @@ class SettingsChanges:
         elif tenant.effective.paused:
             blocked = PAUSED
         if not blocked:
-            # A topic's problem is found again at the tenant's turn, perhaps of another topic.
-            self._dispatch.free(tenant, now_ms if tenant.blocked else tenant.free_since_ms)
+            # A topic's problem is found again at the tenant's turn, perhaps of another topic. What
+            # changes nothing leaves the tenant its turn, and its right to catch up.
+            if tenant.blocked or has_new_pace:
+                self._dispatch.free(tenant, now_ms if tenant.blocked else tenant.free_since_ms)
             return
         tenant.blocked = blocked
         tenant.blocked_detail = self._fault(tenant) if blocked == SETTINGS_INVALID else ""

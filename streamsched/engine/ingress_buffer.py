@@ -1,6 +1,8 @@
 """Ingress records of one partition between being fetched and being taken into a cycle."""
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 from streamsched.core.cycle import Chunk
@@ -11,7 +13,8 @@ BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
 """Ingress records of a partition that wait in memory; above it nothing more is fetched."""
 
 BUFFERED_BYTES_MAX: Final = 2 * CYCLE_BYTES_MAX
-"""The same in bytes of values. One chunk more can come on top, which is what one fetch brings."""
+"""The same in bytes of values. One chunk more can come on top, which is what one fetch brings; a
+fetch is bounded by its bytes as they were compressed."""
 
 
 class IngressBuffer:
@@ -53,21 +56,35 @@ class IngressBuffer:
             return None
         start = end = self._chunks[0].start
         records: list[Any] = []
-        room = INGRESS_RECORDS_PER_CYCLE_MAX
-        bytes_before = self._bytes
-        while self._chunks and room > 0 and bytes_before - self._bytes < CYCLE_BYTES_MAX:
+        room, room_bytes = INGRESS_RECORDS_PER_CYCLE_MAX, CYCLE_BYTES_MAX
+        while self._chunks and room > 0 and room_bytes > 0:
             chunk = self._chunks.popleft()
-            self._count(chunk, -1)
-            taken, left = chunk.records[:room], chunk.records[room:]
+            chunk_bytes = self._count(chunk, -1)
+            count = room
+            if chunk_bytes > room_bytes:
+                # A few KiB that were compressed well are a chunk of hundreds of MiB.
+                count = min(room, _fitting(chunk.records, room_bytes))
+            taken, left = chunk.records[:count], chunk.records[count:]
             records.extend(taken)
             room -= len(taken)
             end = left[0].offset if left else chunk.end
+            room_bytes -= chunk_bytes
             if left:
                 rest = IngressChunk(chunk.partition, chunk.generation, end, chunk.end, left)
                 self._chunks.appendleft(rest)
                 self._count(rest, 1)
+                break
         return Chunk(start, end, records)
 
-    def _count(self, chunk: IngressChunk, sign: int) -> None:
+    def _count(self, chunk: IngressChunk, sign: int) -> int:
+        """Add or take off a chunk; returns the bytes of its values."""
+        chunk_bytes = sum([len(record.value or b"") for record in chunk.records])
         self._records += sign * len(chunk.records)
-        self._bytes += sign * sum([len(record.value or b"") for record in chunk.records])
+        self._bytes += sign * chunk_bytes
+        return chunk_bytes
+
+
+def _fitting(records: Sequence[Any], bytes_max: int) -> int:
+    """How many of the first records it takes to have `bytes_max` bytes of values; all, if fewer."""
+    sizes = accumulate(len(record.value or b"") for record in records)
+    return next((n for n, size in enumerate(sizes, 1) if size >= bytes_max), len(records))

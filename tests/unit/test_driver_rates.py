@@ -259,3 +259,25 @@ def test_invalid_default_blocks_those_who_need_it() -> None:
     driver.set_tenant()
     driver.advance(1_000)
     assert len(moments(driver, "half")) == len(moments(driver, "none")) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(b"acme", b"{"), (b"acme", b'{"rate":"10/s"}'), (b"*", b"{"), (b"*", b'{"burst":1}')],
+    ids=["broken", "the same again", "broken default", "the same default again"],
+)
+def test_settings_that_change_nothing_take_nothing_of_the_rate(key: bytes, value: bytes) -> None:
+    """However often they come, a tenant with a backlog keeps its right to catch up."""
+    driver = Driver()
+    driver.set_tenant(burst=1)
+    driver.set_tenant("acme", rate="10/s")
+    submit(driver, 400)
+    driver.settle()
+    driver.read_egress("acme")
+    for cycle in range(200):
+        # Not a multiple of the period, so that each cycle is late for its job.
+        driver.now_ms += 120
+        if cycle % 2:
+            driver.pipe_settings(key, value)
+        driver.run_once()
+    assert len(driver.read_egress("acme")) == 200 * 120 // 100

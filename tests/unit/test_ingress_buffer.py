@@ -68,6 +68,22 @@ def test_bytes_fill_it_and_close_a_cycle() -> None:
     assert sum(len(record.value or b"") for record in taken.records) == CYCLE_BYTES_MAX
 
 
+def test_one_chunk_of_many_bytes_is_split_into_cycles() -> None:
+    """Records that were compressed well do not become one transaction of hundreds of MiB."""
+    buffer = IngressBuffer()
+    size, count = CYCLE_BYTES_MAX // 8, 27
+    buffer.put(chunk(0, 3))
+    buffer.put(chunk(4, count, size))
+    lengths, position = [], 0
+    while (taken := buffer.take()) is not None:
+        assert taken.from_offset == position
+        position = taken.next_offset
+        lengths.append(len(taken.records))
+    assert lengths == [3 + 8, 8, 8, 3]
+    assert position == 4 + count + 1
+    assert buffer.held_bytes == 0
+
+
 def test_a_chunk_without_records_moves_the_position() -> None:
     """Markers alone are told, or a reader that waits for the end would wait for ever."""
     buffer = IngressBuffer()
