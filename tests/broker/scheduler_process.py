@@ -119,6 +119,12 @@ class SchedulerProcess:
             with error:
                 return error.read().decode()
 
+    def text_if_any(self, path: str) -> str:
+        """As `text`; empty while nobody listens."""
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            return self.text(path)
+        return ""
+
     def page(self, path: str) -> dict[str, Any]:
         """The JSON of one of its pages, whatever the status."""
         found: dict[str, Any] = json.loads(self.text(path))

@@ -1,9 +1,7 @@
 """Two schedulers, each the other's standby, as their own pages and logs tell of it."""
 
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from tests.broker.cluster import await_condition
@@ -11,16 +9,8 @@ from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_nam
 
 
 def verbose(process: SchedulerProcess) -> str:
-    """What `/readyz?verbose` says."""
-    url = f"http://127.0.0.1:{process.port}/readyz?verbose"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return str(error.read().decode())
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return ""
+    """What `/readyz?verbose` says; empty while nobody listens."""
+    return process.text_if_any("/readyz?verbose")
 
 
 def followed(process: SchedulerProcess) -> set[int]:
@@ -76,3 +66,25 @@ def await_followed(processes: tuple[SchedulerProcess, SchedulerProcess]) -> None
         60,
         lambda: verbose(first) + verbose(second),
     )
+
+
+def take_over(
+    end: Callable[[], None],
+    ends: SchedulerProcess,
+    stays: SchedulerProcess,
+    partitions: int,
+    tail_records_max: int,
+) -> None:
+    """`end` one of them; the other takes all over from its standbys, which lack a tail at most."""
+    lost, before = owned(ends), len(recoveries(stays))
+    end()
+    await_condition(
+        "the other one has taken over",
+        lambda: owned(stays) == set(range(partitions)),
+        60,
+        stays.log,
+    )
+    taken = [line for line in recoveries(stays)[before:] if line["partition"] in lost]
+    assert {line["partition"] for line in taken} == lost
+    print([(line["partition"], line["records"], line["was_standby"]) for line in taken])
+    assert all(line["was_standby"] and line["records"] <= tail_records_max for line in taken)

@@ -3,8 +3,6 @@
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from streamsched.kafka import admin as topics
 from streamsched.store.rocks import RocksStore
 from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation, prepared
-from tests.broker.scheduler_process import SchedulerProcess
 from tests.connecting import client_options
 
 PARTITIONS = 1
@@ -42,19 +39,6 @@ def write_changelog(it: Installation, admin: AdminClient, jobs: int) -> None:
     assert producer.flush(60) == 0
 
 
-def page(process: SchedulerProcess, name: str) -> str:
-    """A page of a scheduler, whatever its status; empty while nobody listens."""
-    url = f"http://127.0.0.1:{process.port}/{name}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return str(error.read().decode())
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return ""
-
-
 @pytest.mark.timeout(240)
 def test_progress_is_shown_while_a_partition_recovers(
     kafka: str, admin: AdminClient, tmp_path: Path
@@ -67,12 +51,12 @@ def test_progress_is_shown_while_a_partition_recovers(
         it.process.start()
 
         def ready() -> bool:
-            text = page(it.process, "readyz?verbose")
+            text = it.process.text_if_any("/readyz?verbose")
             shown.extend(
                 int(n)
                 for n in re.findall(r"^partition 0: .* (\d+) records left", text, re.MULTILINE)
             )
-            text = page(it.process, "metrics")
+            text = it.process.text_if_any("/metrics")
             name = r"^streamsched_replay_records_left\{partition=\"0\"\} (\S+)$"
             gauge.extend(int(float(n)) for n in re.findall(name, text, re.MULTILINE))
             return it.process.is_ready()

@@ -13,7 +13,15 @@ from tests.broker.cluster import await_condition
 from tests.broker.reading import job_id, read_topics
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
-from tests.broker.standing_by import await_followed, followed, owned, recoveries, sharing, verbose
+from tests.broker.standing_by import (
+    await_followed,
+    followed,
+    owned,
+    recoveries,
+    sharing,
+    take_over,
+    verbose,
+)
 from tests.connecting import client_options
 
 PARTITIONS = 4
@@ -55,19 +63,7 @@ def test_takeover_by_a_standby_reads_the_tail_alone(
         await_condition("all jobs are accepted", accepted, 30, second.log)
         await_followed((first, second))
         assert second.metric("streamsched_standby_lag_records{") == 0
-        lost = owned(first)
-        before = len(recoveries(second))
-        first.kill()
-        await_condition(
-            "the other one has taken over",
-            lambda: owned(second) == set(range(PARTITIONS)),
-            60,
-            second.log,
-        )
-        taken = [line for line in recoveries(second)[before:] if line["partition"] in lost]
-        assert {line["partition"] for line in taken} == lost
-        print([(line["partition"], line["records"], line["was_standby"]) for line in taken])
-        assert all(line["was_standby"] and line["records"] <= TAIL_RECORDS_MAX for line in taken)
+        take_over(first.kill, first, second, PARTITIONS, TAIL_RECORDS_MAX)
         second.await_metric("streamsched_jobs_pending{", JOBS)
         assert second.metric("streamsched_recovery_records{") <= TAIL_RECORDS_MAX * PARTITIONS
         topics = [names.egress(tenant) for tenant in TENANTS]

@@ -1,23 +1,17 @@
 """Two schedulers with exactly the printed rights, each the other's standby, end and come back."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streamsched.kafka.embedded import EmbeddedKafka
-from tests.broker.cluster import await_condition
 from tests.broker.flowing import Traffic
 from tests.broker.reading import await_records, job_id, read_topics
 from tests.broker.rightful import Rightful, prepared_with_rights
 from tests.broker.scheduler_process import SchedulerProcess
-from tests.broker.standing_by import (
-    await_followed,
-    await_shared,
-    owned,
-    recoveries,
-    sharing,
-)
+from tests.broker.standing_by import await_followed, await_shared, sharing, take_over
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -40,6 +34,10 @@ def test_each_job_leaves_once_through_takeovers_and_no_right_is_missed(
         Rightful(secured), tmp_path, partitions=PARTITIONS, standby_replicas="1"
     ) as (it, _):
         first, second = it.process, it.process.another(tmp_path / "second")
+
+        def ended_in_order() -> None:
+            assert second.terminate() == 0
+
         with sharing((first, second), PARTITIONS):
             for number in range(PENDING):
                 tenant = TENANTS[number % len(TENANTS)]
@@ -48,8 +46,8 @@ def test_each_job_leaves_once_through_takeovers_and_no_right_is_missed(
             traffic = Traffic(it.sender.again(), TENANTS, PERIOD_SECONDS)
             try:
                 await_followed((first, second))
-                _take_over(first, second, kill=True)
-                _take_over(second, first, kill=False)
+                _take_over(first.kill, first, second)
+                _take_over(ended_in_order, second, first)
             finally:
                 traffic.stop()
             sent = Counter(
@@ -67,23 +65,9 @@ def test_each_job_leaves_once_through_takeovers_and_no_right_is_missed(
                 assert not [word for word in TROUBLE if word in said], said
 
 
-def _take_over(ends: SchedulerProcess, stays: SchedulerProcess, *, kill: bool) -> None:
+def _take_over(end: Callable[[], None], ends: SchedulerProcess, stays: SchedulerProcess) -> None:
     """One ends, the other goes on from its standbys; it comes back, and they share again."""
-    lost, before = owned(ends), len(recoveries(stays))
-    if kill:
-        ends.kill()
-    else:
-        assert ends.terminate() == 0
-    await_condition(
-        "the other one owns all",
-        lambda: owned(stays) == set(range(PARTITIONS)),
-        60,
-        stays.log,
-    )
-    taken = [line for line in recoveries(stays)[before:] if line["partition"] in lost]
-    assert {line["partition"] for line in taken} == lost
-    print([(line["partition"], line["records"], line["was_standby"]) for line in taken])
-    assert all(line["was_standby"] and line["records"] <= TAIL_RECORDS_MAX for line in taken)
+    take_over(end, ends, stays, PARTITIONS, TAIL_RECORDS_MAX)
     ends.start()
     ends.wait_ready()
     await_shared((ends, stays), PARTITIONS)
