@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from streamsched.engine.reader import StartError
 from streamsched.kafka import admin
-from streamsched.kafka.connection import Connection, KafkaProblem, TopicFacts
+from streamsched.kafka.connection import Connection, KafkaAway, KafkaProblem, TopicFacts
 from streamsched.kafka.granted import missing_rights
 from streamsched.kafka.rights import Role, rights_of
 from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
+START_SECONDS_MAX: Final = 30.0
+"""How long a scheduler waits for Kafka's first answer: the two may be started together."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Cluster:
 
 
 def inspect_cluster(settings: Settings) -> Cluster:
-    """Look whether a scheduler can run on the cluster; blocking, up to about 20 s.
+    """Look whether a scheduler can run on the cluster; blocking, up to about 40 s.
 
     Raises `StartError` with a sentence per fault: broker away, right missing, topic missing or
     unfit.
@@ -45,7 +51,7 @@ def inspect_cluster(settings: Settings) -> Cluster:
         connection = Connection(settings)
         connection.refuse_hopeless()
         # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
-        connection.metadata(ANSWER_SECONDS_MAX)
+        _await_answer(connection)
         # Before the topics: who may not see one takes it for missing.
         faults = missing_rights(connection, rights_of(Role.SCHEDULER, names))
         if faults:
@@ -68,3 +74,11 @@ def inspect_cluster(settings: Settings) -> Cluster:
         tenant_settings.topic_id,
         int(changelog.configs["delete.retention.ms"]),
     )
+
+
+def _await_answer(connection: Connection) -> None:
+    try:
+        connection.metadata(ANSWER_SECONDS_MAX)
+    except KafkaAway as away:
+        log.warning("Kafka is asked again", error=str(away))
+        connection.metadata(START_SECONDS_MAX - ANSWER_SECONDS_MAX)

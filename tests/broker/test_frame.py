@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamsched.core.names import TopicNames
+from tests.broker.cluster import await_condition
 from tests.broker.frame_worker import HANG_VARIABLE
 from tests.connecting import client_options, settings_variables
 
@@ -32,7 +33,6 @@ class Worker:
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
         self.events: list[Event] = []
-        self._news = threading.Condition()
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -51,21 +51,20 @@ class Worker:
         for line in self.process.stdout:
             if not line.startswith("{"):
                 continue  # Faust's own command prints a banner.
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
+            self.events.append(json.loads(line))
 
     def told(self, event: str) -> list[Event]:
         """All events of one kind, in order."""
         return [one for one in list(self.events) if one["event"] == event]
 
     def wait(self, what: str, holds: Callable[[], bool]) -> None:
-        """Wait until `holds`; fail with the log of the process."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        with self._news:
-            while not holds():
-                if not self._news.wait(max(0.0, deadline - time.monotonic())):
-                    pytest.fail(f"no {what}; {self.events[-20:]}\n{self.log.read_text()[-4000:]}")
+        """Wait until `holds`, of this worker or of others; fail with the log of the process."""
+        await_condition(
+            what,
+            holds,
+            PATIENCE_SECONDS,
+            lambda: f"{self.events[-20:]}\n{self.log.read_text()[-4000:]}",
+        )
 
     def order(self, command: str, partition: int, offset: int | None = None) -> None:
         """Send a command and wait until it is done."""
