@@ -28,6 +28,7 @@ from mode.threads import WorkerThread
 
 from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES_MAX
 from streamsched.engine.ingress import FetchedChunk
+from streamsched.engine.metadata_pace import pace_metadata
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.unnamable import PlainRecord, read_plainly
 from streamsched.kafka.rights import Kind, Operation, Resource, lacks
@@ -159,6 +160,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
                 f"cannot reach Kafka at {where} ({error}); start it, or set bootstrap_servers"
             ) from error
         self._consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_SECONDS
+        pace_metadata(self._consumer._client)
         cluster = await self._consumer._client.fetch_all_metadata()
         counts = {}
         for topic in (self._frame.ingress_topic, *self.app.tables.changelog_topics):

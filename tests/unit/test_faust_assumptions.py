@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as RecordFetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -222,6 +223,18 @@ def test_a_follower_that_was_read_from_is_remembered_by_partition() -> None:
         RecordFetcher._select_read_replica,
         "cached = self._preferred_read_replica.get(tp)",
         "return self._client.cluster.leader_for_partition(tp)",
+    )
+
+
+def test_whoever_misses_a_leader_asks_again_without_a_pause() -> None:
+    """Why updates of metadata are paced, and by which method each of them goes."""
+    routine = RecordFetcher._fetch_requests_routine
+    assert in_order(routine, "if invalid_metadata:", "force_metadata_update()", "FIRST_COMPLETED")
+    assert "sleep" not in inspect.getsource(routine)
+    assert in_order(
+        AIOKafkaClient._md_synchronizer,
+        "while True",
+        "await self._metadata_update(self.cluster, topics)",
     )
 
 
