@@ -7,7 +7,13 @@ import structlog
 
 from streamsched.engine.reader import StartError
 from streamsched.kafka import admin
-from streamsched.kafka.connection import Connection, KafkaAway, KafkaProblem, TopicFacts
+from streamsched.kafka.connection import (
+    Connection,
+    KafkaAway,
+    KafkaProblem,
+    LoginRefused,
+    TopicFacts,
+)
 from streamsched.kafka.granted import missing_rights
 from streamsched.kafka.rights import Role, rights_of
 from streamsched.settings import Settings
@@ -79,6 +85,8 @@ def inspect_cluster(settings: Settings) -> Cluster:
 def _await_answer(connection: Connection) -> None:
     try:
         connection.metadata(ANSWER_SECONDS_MAX)
+    except LoginRefused:
+        raise
     except KafkaAway as away:
         log.warning("Kafka is asked again", error=str(away))
         connection.metadata(START_SECONDS_MAX - ANSWER_SECONDS_MAX)

@@ -47,6 +47,10 @@ class KafkaAway(KafkaProblem):
     """No broker answers, or none lets this user in."""
 
 
+class LoginRefused(KafkaAway):
+    """The brokers do not let this user in."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
     """One existing topic as the broker describes it."""
@@ -150,7 +154,7 @@ class Connection:
         self.client.poll(0)
         if self._login_refused:
             user = self._options.get("sasl.username", "")
-            return KafkaAway(
+            return LoginRefused(
                 f"Kafka at {self.address} does not let user {user!r} in "
                 f"({_WHERE.sub('', self._reason)}): correct "
                 "STREAMSCHED_KAFKA__SASL_USERNAME, STREAMSCHED_KAFKA__SASL_PASSWORD (or "

@@ -31,6 +31,8 @@ class Sender:
             {
                 **client_options(kafka),
                 "partitioner": "murmur2_random",
+                # A retry would otherwise be a second job wherever Kafka is slow to answer.
+                "enable.idempotence": True,
                 "message.max.bytes": 4_000_000,
                 "linger.ms": 1,
                 **{name.replace("_", "."): value for name, value in options.items()},

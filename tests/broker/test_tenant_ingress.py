@@ -1,7 +1,7 @@
 """Ingress topics of single tenants on a real broker, exactly once through kills."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from streamsched.core.names import TopicNames
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition, create_topic
 from tests.broker.installation import Installation, installed
-from tests.broker.reading import read_events
+from tests.broker.reading import job_id, read_events, read_topics
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.connecting import client_options
 
@@ -83,6 +83,14 @@ def test_the_client_submits_and_cancels_there(it: Installation, admin: AdminClie
     )
 
 
+def _copies(it: Installation, ids: Sequence[str]) -> str:
+    """Where copies of jobs lie, to tell who made them."""
+    came = read_topics(it.kafka, [own_topic(it, tenant) for tenant in TENANTS])
+    found = [*came, *read_topics(it.kafka, [it.names.jobs])]
+    places = [(r.topic(), r.partition(), r.offset(), job_id(r)) for r in found if job_id(r) in ids]
+    return f"{len(ids)} jobs left more than once: {places[:40]}"
+
+
 def test_each_job_is_handed_on_once_through_kills(
     it: Installation, admin: AdminClient, kafka: str, tmp_path: Path
 ) -> None:
@@ -101,11 +109,10 @@ def test_each_job_is_handed_on_once_through_kills(
                 it.process.kill()
         it.sender.flush()
         it.process.start()
-        found: Counter[bytes | str | None] = Counter()
-        for tenant in TENANTS:
-            found.update(record.key() for record in it.dispatched(tenant, JOBS // 2))
-        assert len(found) == JOBS
-        assert set(found.values()) == {1}
+        left = [record for tenant in TENANTS for record in it.dispatched(tenant, JOBS // 2)]
+        ids = Counter(map(job_id, left))
+        assert len(ids) == JOBS
+        assert len(left) == JOBS, _copies(it, [one for one, count in ids.items() if count > 1])
         assert [e for e in read_events(kafka, it.names.events) if e["event"] != "cancelled"] == []
     finally:
         second.kill()
