@@ -13,8 +13,7 @@ BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
 """Ingress records of a partition that wait in memory; above it nothing more is fetched."""
 
 BUFFERED_BYTES_MAX: Final = 2 * CYCLE_BYTES_MAX
-"""The same in bytes of values. One chunk more can come on top, which is what one fetch brings; a
-fetch is bounded by its bytes as they were compressed."""
+"""The same in bytes of values. One chunk more can come on top, of about `CYCLE_BYTES_MAX`."""
 
 
 class IngressBuffer:
@@ -62,7 +61,6 @@ class IngressBuffer:
             chunk_bytes = self._count(chunk, -1)
             count = room
             if chunk_bytes > room_bytes:
-                # A few KiB that were compressed well are a chunk of hundreds of MiB.
                 count = min(room, _fitting(chunk.records, room_bytes))
             taken, left = chunk.records[:count], chunk.records[count:]
             records.extend(taken)

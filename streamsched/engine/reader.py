@@ -26,7 +26,11 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from mode.threads import WorkerThread
 
-from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES_MAX
+from streamsched.core.limits import (
+    CYCLE_BYTES_MAX,
+    INGRESS_RECORDS_PER_CYCLE_MAX,
+    MESSAGE_BYTES_MAX,
+)
 from streamsched.engine.ingress import FetchedChunk
 from streamsched.engine.metadata_pace import pace_metadata
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
@@ -52,6 +56,9 @@ second are 1,000 fetches, and the producers to that broker wait for their acknow
 FETCH_BYTES_MAX: Final = max(2 * 1024 * 1024, 2 * MESSAGE_BYTES_MAX)
 PREFETCH_BACKOFF_SECONDS: Final = 0.05
 """How long a chunk that nobody takes keeps the other partitions of its broker from fetching."""
+
+RECORDS_PER_STEP: Final = 100
+"""How many records are taken before it is looked how many bytes they are."""
 
 LEAVE_SECONDS_MAX: Final = 1.5
 
@@ -329,9 +336,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             if mark is None or not self._is_assigned(tp):
                 continue
             try:
-                fetched = await consumer._fetcher.fetched_records(
-                    [tp], timeout=0, max_records=INGRESS_RECORDS_PER_CYCLE_MAX
-                )
+                records = await self._records_here(tp)
             except OffsetOutOfRangeError as error:
                 raise StartError(
                     f"{tp.topic} partition {partition} does not hold offset {mark.position}, which "
@@ -352,7 +357,6 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
                 records = await self._read_plainly_here(tp, mark)
                 end = records[-1].offset + 1 if records else mark.position
             else:
-                records = fetched.get(tp, ())
                 end = consumer._subscription.subscription.assignment.state_value(tp).position
             if end == mark.position:
                 continue
@@ -360,6 +364,31 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             taken.append(FetchedChunk(mark.epoch, chunk))
             mark.position = end
         return taken
+
+    async def _records_here(self, tp: TopicPartition) -> list[Any]:
+        """What is there of one partition, as much of it as a cycle takes.
+
+        In steps, because records are unpacked as they are taken: a fetch of a few KiB can hold
+        gigabytes. Raises what the first step raises. After an error in a later one aiokafka reads
+        again from where that began, since its position has not moved, and meets the error again.
+        """
+        fetcher = self._ensure_consumer()._fetcher
+        records: list[Any] = []
+        taken_bytes = 0
+        while len(records) < INGRESS_RECORDS_PER_CYCLE_MAX and taken_bytes < CYCLE_BYTES_MAX:
+            wanted = min(RECORDS_PER_STEP, INGRESS_RECORDS_PER_CYCLE_MAX - len(records))
+            try:
+                fetched = await fetcher.fetched_records([tp], timeout=0, max_records=wanted)
+            except (KafkaError, UnicodeDecodeError):
+                if not records:
+                    raise
+                break
+            step = fetched.get(tp, ())
+            if not step:
+                break
+            records += step
+            taken_bytes += sum([len(record.value or b"") for record in step])
+        return records
 
     def _forbidden_ingress(self) -> str:
         return lacks([Operation.READ], Resource(Kind.TOPIC, self._frame.ingress_topic))

@@ -18,7 +18,11 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from streamsched.core.cycle import OutRecord
-from streamsched.core.limits import INGRESS_RECORDS_PER_CYCLE_MAX, MESSAGE_BYTES_MAX
+from streamsched.core.limits import (
+    CYCLE_BYTES_MAX,
+    INGRESS_RECORDS_PER_CYCLE_MAX,
+    MESSAGE_BYTES_MAX,
+)
 from streamsched.core.tenant_ingress import TenantIngress
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.metrics import Metrics
@@ -42,7 +46,7 @@ RIGHTS_SECONDS: Final = 5.0
 one that may not be seen is to librdkafka as if it did not exist."""
 
 BUFFERED_KIB: Final = 16 * 1024
-"""What the client has ready at most, and so about the size of a transaction."""
+"""What the client has ready at most."""
 
 _CODES_OF_RIGHTS: Final = frozenset(
     {
@@ -154,10 +158,12 @@ class TenantTopics:
     def _hand_on(self, consumer: Consumer, producer: Producer) -> None:
         # One by one, because a call for many may give out what came before a rebalance together
         # with what came after it: whoever has a partition then reads its records, too.
+        read_bytes = 0
         message = consumer.poll(POLL_SECONDS)
         while message is not None:
             self._read.append(message)
-            if len(self._read) >= INGRESS_RECORDS_PER_CYCLE_MAX:
+            read_bytes += len(message.value() or b"")
+            if len(self._read) >= INGRESS_RECORDS_PER_CYCLE_MAX or read_bytes >= CYCLE_BYTES_MAX:
                 break
             message = consumer.poll(0)
         messages, self._read = self._read, []

@@ -224,19 +224,19 @@ def test_records_whose_headers_cannot_be_copied_are_refused_and_the_others_serve
     [tenant] = tenants_of(PARTITION, own.partitions, 1, "beside")
     names = own.names
     due_now = (h.DELAY_MS, b"0")
-    good = [(tenant.encode(), b"%d" % i, [(h.ID, b"good-%d" % i), due_now]) for i in range(3)]
+    good = [(tenant.encode(), b"%d" % i, [(h.ID, b"good-%d" % i), due_now]) for i in range(122)]
     no_text = (tenant.encode(), GOOD, [(NoText("?"), b"1"), (h.ID, b"no-text"), due_now])
     many = [("a", b"")] * 110_000 + [(h.ID, b"many"), due_now]
     offsets = asyncio.run(
-        send_in_one_batch(own.kafka, names.jobs, PARTITION, [good[0], no_text, good[1]])
+        send_in_one_batch(own.kafka, names.jobs, PARTITION, [*good[:120], no_text, good[120]])
     )
     own.sender.record(tenant.encode(), GOOD, many, partition=PARTITION)
-    own.sender.record(*good[2], partition=PARTITION)
+    own.sender.record(*good[121], partition=PARTITION)
     own.sender.flush()
-    served = own.dispatched(tenant, 3)
-    assert [job_id(m) for m in served] == ["good-0", "good-1", "good-2"]
+    served = own.dispatched(tenant, 122)
+    assert [job_id(m) for m in served] == [f"good-{i}" for i in range(122)]
     [kept] = own.committed(
-        names.rejected, 1, lambda m: header(m, h.ERROR_OFFSET) == str(offsets[1])
+        names.rejected, 1, lambda m: header(m, h.ERROR_OFFSET) == str(offsets[120])
     )
     assert header(kept, h.ERROR_CODE) == Reason.HEADER_NOT_UTF8
     assert (kept.key(), kept.value()) == (tenant.encode(), GOOD)
@@ -245,10 +245,10 @@ def test_records_whose_headers_cannot_be_copied_are_refused_and_the_others_serve
         for event in read_events(own.kafka, names.events)
         if event["event"] == "rejected"
         and event["partition"] == PARTITION
-        and event["offset"] > offsets[2]
+        and event["offset"] > offsets[121]
         and event["reason"] == Reason.TOO_LARGE
     ][:1]
-    assert event["offset"] == offsets[2] + 1
+    assert event["offset"] == offsets[121] + 1
 
 
 def test_invalid_settings_leave_the_last_valid_in_force(shared: Installation) -> None:

@@ -16,7 +16,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streamsched.core.limits import CYCLE_BYTES_MAX
 from streamsched.core.names import TopicNames
+from streamsched.engine.reader import RECORDS_PER_STEP
 from tests.broker.cluster import await_condition
 from tests.broker.frame_worker import HANG_VARIABLE
 from tests.connecting import client_options, settings_variables
@@ -158,8 +160,8 @@ def create(admin: AdminClient, topics: dict[str, int]) -> None:
         made.result(30)
 
 
-def produce(kafka: str, topic: str, count: int, **options: Any) -> Producer:
-    """Spread `count` records evenly over the partitions of `topic`."""
+def produce(kafka: str, topic: str, count: int, width: int = 250, **options: Any) -> Producer:
+    """Spread `count` records of `width` bytes evenly over the partitions of `topic`."""
     producer = Producer(
         {
             **client_options(kafka),
@@ -172,7 +174,7 @@ def produce(kafka: str, topic: str, count: int, **options: Any) -> Producer:
         producer.init_transactions(30)
         producer.begin_transaction()
     for number in range(count):
-        producer.produce(topic, value=b"%250d" % number, partition=number % PARTITIONS)
+        producer.produce(topic, value=str(number).rjust(width), partition=number % PARTITIONS)
     assert producer.flush(60) == 0
     return producer
 
@@ -366,6 +368,21 @@ def test_sigterm_while_connecting_is_obeyed(start: Callable[..., Worker]) -> Non
         connection, _ = silent.accept()
         with connection:
             assert worker.end() == 0
+
+
+def test_chunks_are_bounded_by_their_bytes_unpacked(
+    kafka: str, names: TopicNames, start: Callable[..., Worker]
+) -> None:
+    """What was compressed to a few KiB comes in chunks of about a cycle's bytes."""
+    width, total = 100_000, PARTITIONS * 600
+    produce(kafka, names.jobs, total, width, **{"compression.type": "zstd"})
+    worker = start()
+    worker.wait("all records", lambda: worker.count(0, 1, 2, 3) >= total)
+    for partition in range(PARTITIONS):
+        assert_continuous(worker.chunks(partition))
+        assert worker.count(partition) == total // PARTITIONS
+    fullest = max(chunk["count"] for chunk in worker.told("chunk"))
+    assert fullest <= CYCLE_BYTES_MAX // width + RECORDS_PER_STEP
 
 
 def test_faust_command_runs_the_same_app(
