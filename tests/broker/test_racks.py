@@ -144,3 +144,26 @@ def test_clients_read_from_their_own_rack_and_each_job_leaves_once(
         assert found == Counter(sent)
         await_condition("it is ready", it.process.is_ready, 30, it.process.log)
         assert "Traceback" not in it.process.whole_log()
+
+
+def test_loss_of_the_near_node_holds_up_nobody(cluster: EmbeddedKafka, tmp_path: Path) -> None:
+    """Reading goes on from other racks, and each job leaves once, also after the node is back."""
+    near = cluster.nodes[NEAR - 1]
+    with installed(
+        cluster.bootstrap_servers,
+        tmp_path,
+        partitions=PARTITIONS,
+        kafka__client_rack=RACK["client.rack"],
+    ) as it:
+        egress = [it.names.egress(tenant) for tenant in TENANTS]
+        sent = send(it, "before")
+        await_records(it.kafka, egress, len(sent), tell=it.process.log)
+        near.kill()
+        try:
+            sent += send(it, "without")
+            await_records(it.kafka, egress, len(sent), seconds=120, tell=it.process.log)
+        finally:
+            cluster.start_node(near)
+        sent += send(it, "after")
+        await_records(it.kafka, egress, len(sent), seconds=120, tell=it.process.log)
+        assert Counter(map(job_id, read_topics(it.kafka, egress))) == Counter(sent)
