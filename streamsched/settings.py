@@ -53,7 +53,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    bootstrap_servers: str = "localhost:9092"
+    bootstrap_servers: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = (
+        "localhost:9092"
+    )
     app_id: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", min_length=1, max_length=100)
     ] = "streamsched"
@@ -154,7 +156,10 @@ def load_settings(**overrides: Any) -> Settings:
             ) from error
         fault = first["msg"].removeprefix("Value error, ")
         # What two settings have to do with each other names both itself.
-        raise SettingsError(f"setting {where}: {fault}" if where else fault) from error
+        if where:
+            variable = f"{ENV_PREFIX}{'__'.join(map(str, first['loc'])).upper()}"
+            fault = f"setting {where} ({variable}): {fault}"
+        raise SettingsError(fault) from error
     except ValueError as error:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
 

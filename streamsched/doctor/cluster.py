@@ -116,7 +116,7 @@ def check_egress(subject: Subject) -> Verdict:
             f"there are {len(topics)} egress topics, and no more are created: remove old ones, or "
             "raise STREAMSCHED_EGRESS_TOPICS_MAX"
         )
-    return worst([], [*told(unfit), *cautions], f"{len(topics)} egress topics are fit")
+    return worst([], [*told(unfit), *cautions], f"egress topics are fit: {len(topics)}")
 
 
 def check_group(subject: Subject) -> Verdict:

@@ -39,7 +39,7 @@ def test_files_of_oauthbearer_are_left_to_librdkafka() -> None:
     [
         (
             {"SASL_PASSWORD_FILE": "nowhere"},
-            "setting kafka: sasl.password cannot be read from nowhere (No such file or directory)",
+            "kafka (STREAMSCHED_KAFKA): sasl.password cannot be read from nowhere (No such file",
         ),
         ({"SASL_PASSWORD_FILE": "."}, "cannot be read from . (Is a directory)"),
         ({"SASL_PASSWORD_FILE": "binary"}, "cannot be read from binary (it is no UTF-8)"),
@@ -111,3 +111,10 @@ def test_children_get_the_settings_that_are_there() -> None:
     assert "STREAMSCHED_SECRETS_DIR" not in settings_environment(Settings())
     given = settings_environment(Settings(secrets_dir=Path("/run")))
     assert given["STREAMSCHED_SECRETS_DIR"] == "/run"
+
+
+def test_an_empty_address_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is named with its variable, as in a deployment whose template was not filled."""
+    monkeypatch.setenv("STREAMSCHED_BOOTSTRAP_SERVERS", " ")
+    with pytest.raises(SettingsError, match=r"^setting bootstrap_servers \(STREAMSCHED_BOOT"):
+        load_settings()
