@@ -14,6 +14,7 @@ from faust.app.base import BootStrategy
 from faust.streams import Stream
 from faust.types import AppT, EventT, Message, StreamT
 
+from streamsched.engine import assignor
 from streamsched.engine.ingress import FetchedChunk, PartitionIngress
 from streamsched.engine.kafka_options import aiokafka_options
 from streamsched.engine.partitions import OwnerFactory
@@ -86,6 +87,7 @@ def create_app(settings: Settings, owner_factory: OwnerFactory) -> SchedulerApp:
 
     Raises `SettingsError` for a Kafka option that cannot be honoured.
     """
+    assignor.install()
     app = SchedulerApp(
         settings.app_id,
         broker=[f"aiokafka://{s.strip()}" for s in settings.bootstrap_servers.split(",")],

@@ -414,6 +414,21 @@ def test_standbys_are_placed_with_another_worker(
         assert set(mine.told("assigned")[-1]["standbys"]) == other.owned()
 
 
+def test_a_third_worker_gets_its_share(names: TopicNames, start: Callable[..., Worker]) -> None:
+    """Beside two that have two partitions each it works on one of the four."""
+    del names
+    workers = [start(), start()]
+    for worker in workers:
+        worker.wait_owned(PARTITIONS // 2)
+    workers.append(start())
+
+    def owned() -> list[int]:
+        return sorted(len(worker.owned()) for worker in workers)
+
+    workers[0].wait("even shares", lambda: owned() == [1, 1, 2])
+    assert set().union(*(worker.owned() for worker in workers)) == set(range(PARTITIONS))
+
+
 def test_missing_topics_are_told_in_one_sentence(app_id: str, start: Callable[..., Worker]) -> None:
     """Without its topics a worker exits with 1, names the topic, and creates nothing."""
     worker = start()

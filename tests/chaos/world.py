@@ -28,8 +28,7 @@ from tests.chaos.member import Member
 from tests.chaos.reader import Reader
 
 PARTITIONS: Final = 6
-"""As many for each of two as of three schedulers: Faust gives none more than its share, rounded up,
-so that of 4 partitions the third scheduler would have none."""
+"""As many for each of two as of three schedulers."""
 CALM_SECONDS_MAX: Final = 120.0
 SETTLE_MS: Final = 1_000
 FLOWING_MS: Final = 2_000

@@ -23,7 +23,10 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
 from aiokafka.structs import TopicPartition
 from faust.app.base import App, BootStrategy
+from faust.assignor import partition_assignor
+from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from faust.assignor.leader_assignor import LeaderAssignor
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer, Fetcher
@@ -33,6 +36,7 @@ from mode.threads import ServiceThread, WorkerThread
 from mode.worker import Worker
 
 from streamsched.engine.app import ChunkSchema, SchedulerApp, create_app
+from streamsched.engine.assignor import EvenAssignor
 from streamsched.engine.reader import RebalanceListener
 from streamsched.engine.recovery import InstantRecovery, InstantTableManager
 from streamsched.engine.transport import ChunkConsumer
@@ -224,6 +228,24 @@ def test_a_follower_that_was_read_from_is_remembered_by_partition() -> None:
         "cached = self._preferred_read_replica.get(tp)",
         "return self._client.cluster.leader_for_partition(tp)",
     )
+
+
+def test_all_is_shared_out_by_one_call_that_is_replaced(app: SchedulerApp) -> None:
+    """Faust looks its assignor of equal topics up in the module at each rebalance."""
+    assert in_order(
+        PartitionAssignor._perform_assignment,
+        "assignor = CopartitionedAssignor(",
+        "assignor.get_assignment().items()",
+    )
+    assert "num_partitions" in parameters(CopartitionedAssignor.__init__)
+    assert in_order(
+        CopartitionedAssignor.__init__,
+        "self.num_partitions = num_partitions",
+        "self.replicas =",
+        "self._client_assignments = cluster_asgn",
+    )
+    assert isinstance(app.assignor, PartitionAssignor)
+    assert partition_assignor.CopartitionedAssignor is EvenAssignor
 
 
 def test_whoever_misses_a_leader_asks_again_without_a_pause() -> None:
