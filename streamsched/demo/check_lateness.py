@@ -71,7 +71,8 @@ def _lateness_ms(evidence: Evidence, tenant: TenantEvidence) -> list[int]:
             free_ms = may_leave_ms + period_ms / count
         by_rate_ms = may_leave_ms - ready_ms
         reading_since_ms = evidence.ledger.reading_since_ms.get(dispatch.line[0], 0)
-        if by_rate_ms > OWN_RATE_MS_MAX or ready_ms < reading_since_ms:
+        begin_ms = max(reading_since_ms, evidence.facts.start_ms)
+        if by_rate_ms > OWN_RATE_MS_MAX or ready_ms < begin_ms:
             continue
         if any(span.holds(ready_ms) for span in restless):
             continue

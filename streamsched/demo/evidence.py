@@ -24,10 +24,12 @@ Ending = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What no topic tells: when schedulers were killed, and when looking ended."""
+    """What no topic tells: when schedulers were killed, and when looking began and ended."""
 
     end_ms: int
     kills_ms: Sequence[int] = ()
+    start_ms: int = 0
+    """Jobs that were due before then were to warm Kafka up: how late they were is not judged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class _Demo:
             self._scheduler.stop()
             self._reader.stop()
             self._client.close()
-        verdicts = judge(self._reader.ledger, Facts(end_ms, self._kills_ms))
+        verdicts = judge(self._reader.ledger, Facts(end_ms, self._kills_ms, self._start_ms))
         self._screen.print_verdicts(verdicts, self._start_ms)
         self._say_load()
         return Outcome(verdicts, len(self._reader.ledger.dispatches))

@@ -4,7 +4,8 @@ Faust's own lets every member keep up to its share rounded up, so that little mo
 partitions a fifth scheduler beside four gets none.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from faust.assignor import partition_assignor
 from faust.assignor.client_assignment import CopartitionedAssignment
@@ -18,27 +19,34 @@ def share_out(members: Members, partitions: int, replicas: int) -> None:
     """Change what `members` have so that all is assigned, evenly, with as few moves as that takes.
 
     Each partition is active with one member and standby with `replicas` others, or with as many
-    as there are. No member has two active partitions more than another. Whoever follows a
-    partition is given it rather than somebody who would have to read it from the beginning.
+    as there are. No member has two active partitions more than another, nor two standby ones.
+    Whoever follows a partition is given it rather than somebody who would have to read it from
+    the beginning.
     """
     _share_actives(members, partitions)
-    _share_standbys(members, partitions, min(replicas, len(members) - 1))
+    standbys = _Standbys(members, partitions, min(replicas, len(members) - 1))
+    standbys.complete()
+    for name, member in members.items():
+        member.standbys = standbys.follows[name]
 
 
 def _share_actives(members: Members, partitions: int) -> None:
+    claims = Counter(number for member in members.values() for number in member.actives)
     owners: dict[int, str] = {}
     # The larger shares go to those that have most already. By name, so that all is repeatable.
     ranked = sorted(members, key=lambda name: (-len(members[name].actives), name))
-    least, larger = divmod(partitions, len(members))
-    share = {name: least + (rank < larger) for rank, name in enumerate(ranked)}
+    room = _shares(ranked, partitions)
     for name in ranked:
-        # Two can claim one partition, and a topic that was made anew can have fewer.
-        kept = sorted(members[name].actives & {*range(partitions)} - owners.keys())[: share[name]]
+        # A topic that was made anew can have fewer partitions than are claimed.
+        claimed = members[name].actives & {*range(partitions)} - owners.keys()
+        # What another one claims, too, because its owner was thought lost, is given up first.
+        kept = sorted(claimed, key=lambda number: (claims[number] > 1, number))[: room[name]]
         owners |= dict.fromkeys(kept, name)
-    room = {name: share[name] - list(owners.values()).count(name) for name in ranked}
+        room[name] -= len(kept)
     free = [number for number in range(partitions) if number not in owners]
-    # Those first that somebody follows, before the room of their followers is taken.
-    for number in sorted(free, key=lambda number: not _followers(members, room, number)):
+    # Those first that few follow, before the room of their followers is taken.
+    free.sort(key=lambda number: len(_followers(members, room, number)) or len(members))
+    for number in free:
         candidates = _followers(members, room, number) or [name for name in room if room[name]]
         chosen = max(candidates, key=lambda name: room[name])
         owners[number] = chosen
@@ -52,22 +60,61 @@ def _followers(members: Members, room: Mapping[str, int], number: int) -> list[s
     return [name for name in room if room[name] and number in members[name].standbys]
 
 
-def _share_standbys(members: Members, partitions: int, replicas: int) -> None:
-    share = -(-partitions * replicas // len(members))
-    before = {name: member.standbys for name, member in members.items()}
-    follows: dict[str, set[int]] = {name: set() for name in sorted(members)}
-    for number in range(partitions):
-        others = [name for name in follows if number not in members[name].actives]
+class _Standbys:
+    """Who follows what, being made."""
 
-        def burden(name: str, number: int = number) -> tuple[bool, bool, int]:
-            """Of whoever has room, those that follow it already, and then the least loaded."""
-            load = len(follows[name])
-            return load >= share, number not in before[name], load
+    def __init__(self, members: Members, partitions: int, replicas: int) -> None:
+        """Each member goes on with what it follows, up to its share."""
+        self._members = members
+        # Whoever works on fewer follows more: of two each follows all that the other works on.
+        ranked = sorted(members, key=lambda name: (len(members[name].actives), name))
+        self._share = _shares(ranked, partitions * replicas)
+        self.follows: dict[str, set[int]] = {name: set() for name in ranked}
+        self._missing = dict.fromkeys(range(partitions), replicas)
+        for name in ranked:
+            before = sorted(members[name].standbys - members[name].actives)
+            kept = [number for number in before if self._missing.get(number)][: self._share[name]]
+            self.follows[name].update(kept)
+            for number in kept:
+                self._missing[number] -= 1
 
-        for name in sorted(others, key=burden)[:replicas]:
-            follows[name].add(number)
-    for name, member in members.items():
-        member.standbys = follows[name]
+    def complete(self) -> None:
+        """Find followers for what has too few."""
+        for number, count in self._missing.items():
+            for _ in range(count):
+                if not self._place(number, set()):
+                    others = self._others(number, set())
+                    least = min(others, key=lambda name: len(self.follows[name]))
+                    self.follows[least].add(number)
+
+    def _place(self, number: int, tried: set[str]) -> bool:
+        """Give it to somebody with room, or with something that another one can follow instead."""
+        room = {name: self._share[name] - len(self.follows[name]) for name in self.follows}
+        for name in sorted(self._others(number, tried), key=lambda name: -room[name]):
+            tried.add(name)
+            if room[name] <= 0:
+                theirs = sorted(self.follows[name])
+                given = next((one for one in theirs if self._place(one, tried)), None)
+                if given is None:
+                    continue
+                self.follows[name].remove(given)
+            self.follows[name].add(number)
+            return True
+        return False
+
+    def _others(self, number: int, tried: set[str]) -> list[str]:
+        """Who neither works on it nor follows it, and was not tried."""
+        return [
+            name
+            for name, followed in self.follows.items()
+            if name not in tried and number not in self._members[name].actives | followed
+        ]
+
+
+def _shares(ranked: Sequence[str], count: int) -> dict[str, int]:
+    """Even parts of `count`; the first of `ranked` have one more where they are not equal."""
+    least, larger = divmod(count, len(ranked))
+    return {name: least + (rank < larger) for rank, name in enumerate(ranked)}
 
 
 class EvenAssignor(CopartitionedAssignor):

@@ -1,5 +1,6 @@
 """What a scheduler must know of the cluster before it touches a partition."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,10 +20,15 @@ from streamsched.kafka.rights import Role, rights_of
 from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
+RETRY_SECONDS: Final = 0.5
 START_SECONDS_MAX: Final = 30.0
 """How long a scheduler waits for Kafka's first answer: the two may be started together."""
 
 log = structlog.get_logger()
+
+
+class AwayAtStartError(StartError):
+    """Kafka does not answer, which may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,23 @@ class Cluster:
         return self.changelog_delete_retention_ms // 2
 
 
+async def inspect_when_there(settings: Settings) -> Cluster:
+    """As `inspect_cluster`, on a thread, and again while Kafka is away."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS_MAX - ANSWER_SECONDS_MAX
+    while True:
+        try:
+            # A thread cannot be ended, so that none of its questions may take longer.
+            return await asyncio.to_thread(inspect_cluster, settings)
+        except AwayAtStartError:
+            if loop.time() > deadline:
+                raise
+            log.warning("Kafka does not answer yet and is asked again")
+            await asyncio.sleep(RETRY_SECONDS)
+
+
 def inspect_cluster(settings: Settings) -> Cluster:
-    """Look whether a scheduler can run on the cluster; blocking, up to about 40 s.
+    """Look whether a scheduler can run on the cluster; blocking, up to about 20 s.
 
     Raises `StartError` with a sentence per fault: broker away, right missing, topic missing or
     unfit.
@@ -57,7 +78,7 @@ def inspect_cluster(settings: Settings) -> Cluster:
         connection = Connection(settings)
         connection.refuse_hopeless()
         # Asked first for its clear answer when Kafka is away; the rest would take longer to fail.
-        _await_answer(connection)
+        connection.metadata(ANSWER_SECONDS_MAX)
         # Before the topics: who may not see one takes it for missing.
         faults = missing_rights(connection, rights_of(Role.SCHEDULER, names))
         if faults:
@@ -67,6 +88,10 @@ def inspect_cluster(settings: Settings) -> Cluster:
             raise StartError("; ".join(unfit))
         wanted = [names.jobs, names.changelog, names.tenant_settings]
         facts = connection.facts(wanted, ANSWER_SECONDS_MAX)
+    except LoginRefused as refused:
+        raise StartError(str(refused)) from refused
+    except KafkaAway as away:
+        raise AwayAtStartError(str(away)) from away
     except KafkaProblem as problem:
         raise StartError(str(problem)) from problem
     found = [fact for fact in map(facts.get, wanted) if isinstance(fact, TopicFacts)]
@@ -80,13 +105,3 @@ def inspect_cluster(settings: Settings) -> Cluster:
         tenant_settings.topic_id,
         int(changelog.configs["delete.retention.ms"]),
     )
-
-
-def _await_answer(connection: Connection) -> None:
-    try:
-        connection.metadata(ANSWER_SECONDS_MAX)
-    except LoginRefused:
-        raise
-    except KafkaAway as away:
-        log.warning("Kafka is asked again", error=str(away))
-        connection.metadata(START_SECONDS_MAX - ANSWER_SECONDS_MAX)

@@ -13,7 +13,8 @@ BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
 """Ingress records of a partition that wait in memory; above it nothing more is fetched."""
 
 BUFFERED_BYTES_MAX: Final = 2 * CYCLE_BYTES_MAX
-"""The same in bytes of values. One chunk more can come on top, of about `CYCLE_BYTES_MAX`."""
+"""The same in bytes of values. One chunk more can come on top, which is what one look at the
+reader brings: `CYCLE_BYTES_MAX` and what its last step adds."""
 
 
 class IngressBuffer:

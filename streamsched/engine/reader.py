@@ -387,7 +387,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             if not step:
                 break
             records += step
-            taken_bytes += sum([len(record.value or b"") for record in step])
+            taken_bytes += sum([_unpacked_bytes(record) for record in step])
         return records
 
     def _forbidden_ingress(self) -> str:
@@ -430,3 +430,10 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
     def _stopped_set(self) -> None:
         if not self.thread_loop.is_closed():
             super()._stopped_set()
+
+
+def _unpacked_bytes(record: Any) -> int:
+    found = len(record.value or b"") + len(record.key or b"")
+    for name, value in record.headers:
+        found += len(name) + len(value or b"")
+    return found

@@ -12,7 +12,7 @@ import structlog
 from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
 from streamsched.engine.changelog import ChangelogConsumer
-from streamsched.engine.cluster import Cluster, inspect_cluster
+from streamsched.engine.cluster import Cluster, inspect_when_there
 from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
@@ -91,7 +91,7 @@ class PartitionRunners:
             self._claim = claim(settings.data_dir / settings.app_id)
         except StoreError as error:
             raise StartError(str(error)) from error
-        cluster = await asyncio.to_thread(inspect_cluster, settings)
+        cluster = await inspect_when_there(settings)
         loop = asyncio.get_running_loop()
         directory = EgressDirectory(
             settings,

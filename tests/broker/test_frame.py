@@ -422,11 +422,11 @@ def test_a_third_worker_gets_its_share(names: TopicNames, start: Callable[..., W
         worker.wait_owned(PARTITIONS // 2)
     workers.append(start())
 
-    def owned() -> list[int]:
-        return sorted(len(worker.owned()) for worker in workers)
+    def shared() -> bool:
+        owned = [worker.owned() for worker in workers]
+        return sorted(map(len, owned)) == [1, 1, 2] and len(set().union(*owned)) == PARTITIONS
 
-    workers[0].wait("even shares", lambda: owned() == [1, 1, 2])
-    assert set().union(*(worker.owned() for worker in workers)) == set(range(PARTITIONS))
+    workers[0].wait("even shares", shared)
 
 
 def test_missing_topics_are_told_in_one_sentence(app_id: str, start: Callable[..., Worker]) -> None:

@@ -27,8 +27,8 @@ from tests.chaos.load import Load
 from tests.chaos.member import Member
 from tests.chaos.reader import Reader
 
-PARTITIONS: Final = 6
-"""As many for each of two as of three schedulers."""
+PARTITIONS: Final = 5
+"""They divide evenly neither among two schedulers nor among three."""
 CALM_SECONDS_MAX: Final = 120.0
 SETTLE_MS: Final = 1_000
 FLOWING_MS: Final = 2_000

@@ -27,6 +27,8 @@ def check_all_is_assigned(group: Members, partitions: int, replicas: int) -> Non
     wanted = min(replicas, len(group) - 1)
     assert [followed[number] for number in range(partitions)] == [wanted] * partitions
     assert all(member.actives.isdisjoint(member.standbys) for member in group.values())
+    follows = [len(member.standbys) for member in group.values()]
+    assert max(follows) - min(follows) <= 1
 
 
 @given(st.integers(1, 40), st.integers(0, 2), st.integers(1, 6), STEPS)
@@ -46,6 +48,9 @@ def test_all_is_assigned_evenly_with_the_fewest_moves(
         had = {name: set(member.actives) for name, member in group.items()}
         share_out(group, partitions, replicas)
         check_all_is_assigned(group, partitions, replicas)
+        settled = {name: (member.actives, member.standbys) for name, member in group.items()}
+        share_out(group, partitions, replicas)
+        assert settled == {name: (one.actives, one.standbys) for name, one in group.items()}
         least, larger = divmod(partitions, len(group))
         kept = sum(len(had[name] & member.actives) for name, member in group.items())
         most_first = sorted(map(len, had.values()), reverse=True)
@@ -61,10 +66,24 @@ def test_a_fifth_scheduler_gets_its_share() -> None:
     assert len(group["new"].actives) == 3
 
 
-def test_whoever_follows_a_lost_partition_takes_it_over() -> None:
-    """All that the lost member had goes to its followers, where they have room."""
+def test_whoever_was_thought_lost_keeps_what_it_had() -> None:
+    """Others took it over meanwhile, and give up that before what they had."""
     group = members(3)
     share_out(group, 12, 1)
+    had = {name: set(member.actives) for name, member in group.items()}
+    away = group.pop("m0")
+    share_out(group, 12, 1)
+    group["m0"] = away
+    share_out(group, 12, 1)
+    assert {name: member.actives for name, member in group.items()} == had
+
+
+def test_whoever_follows_a_lost_partition_takes_it_over() -> None:
+    """All that the lost member had goes to its followers, where they have room."""
+    group = members(1)
+    for name in ("m0", "m1", "m2"):
+        group[name] = CopartitionedAssignment()
+        share_out(group, 12, 1)
     lost = group.pop("m0").actives
     followed = {name: set(member.standbys) for name, member in group.items()}
     share_out(group, 12, 1)
