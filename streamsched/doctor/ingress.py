@@ -9,8 +9,7 @@ it does not, one thing can still be seen: a timestamp that is ahead of us.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
@@ -23,6 +22,7 @@ from streamsched.core.wire import decode
 from streamsched.doctor.checkup import Outcome, Subject, Verdict, failed, ok, warning
 from streamsched.doctor.cluster import ANSWER_SECONDS_MAX, told
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
+from streamsched.engine.unnamable import plain_record
 from streamsched.kafka.connection import refusal_text
 from streamsched.settings import Settings
 
@@ -42,17 +42,6 @@ class Look(NamedTuple):
 
     at_ms: int
     newest_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Recent:
-    """A consumed record as the codec of the ingress takes it."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] | None
-    offset: int
-    timestamp: int
 
 
 def check_clock(subject: Subject) -> Verdict:
@@ -200,14 +189,8 @@ def _recent(settings: Settings, partitions: int) -> list[Message]:
 
 def _tenant(message: Message, now_ms: int) -> str | None:
     """Whose record it is; `None` for one that is rejected, and for one that was moved already."""
-    try:
-        given = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-    except (SystemError, UnicodeDecodeError):
+    record = plain_record(message)
+    if record.headers is None or any(name == headers.MOVED for name, _ in record.headers):
         return None
-    if any(name == headers.MOVED for name, _ in given):
-        return None
-    record = _Recent(
-        message.key(), message.value(), given, message.offset() or 0, message.timestamp()[1]
-    )
     command = decode(record, now_ms)
     return None if isinstance(command, Rejection) else command.tenant

@@ -6,6 +6,7 @@ text, so such a stretch of the ingress is read by librdkafka, which refuses the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Final, cast
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -15,6 +16,10 @@ from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.settings import Settings
 
 READ_SECONDS_MAX: Final = 5.0
+
+_HEADERS_OF: Final = methodcaller("headers")
+"""Calls from C. Where a name is no UTF-8 the client returns headers and sets an exception as well,
+which a call that Python has optimised does not look for: it would come up in some later call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def plain_record(message: Message) -> PlainRecord:
     headers: list[tuple[str, bytes | None]] | None
     try:
         # It can also be a dictionary, by its types, but is not.
-        headers = cast("list[tuple[str, bytes | None]] | None", message.headers()) or []
+        headers = cast("list[tuple[str, bytes | None]] | None", _HEADERS_OF(message)) or []
     except (SystemError, UnicodeDecodeError):
         headers = None
     return PlainRecord(message.offset() or 0, timestamp, message.key(), message.value(), headers)
