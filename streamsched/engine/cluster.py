@@ -21,8 +21,8 @@ from streamsched.settings import Settings
 
 ANSWER_SECONDS_MAX: Final = 10.0
 RETRY_SECONDS: Final = 0.5
-START_SECONDS_MAX: Final = 30.0
-"""How long a scheduler waits for Kafka's first answer: the two may be started together."""
+START_ATTEMPTS: Final = 3
+"""How often a scheduler asks for Kafka's first answer: the two may be started together."""
 
 log = structlog.get_logger()
 
@@ -53,18 +53,14 @@ class Cluster:
 
 
 async def inspect_when_there(settings: Settings) -> Cluster:
-    """As `inspect_cluster`, on a thread, and again while Kafka is away."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + START_SECONDS_MAX - ANSWER_SECONDS_MAX
-    while True:
+    """As `inspect_cluster`, on a thread, and again while Kafka is away; up to about 40 s."""
+    for _ in range(START_ATTEMPTS - 1):
         try:
-            # A thread cannot be ended, so that none of its questions may take longer.
             return await asyncio.to_thread(inspect_cluster, settings)
         except AwayAtStartError:
-            if loop.time() > deadline:
-                raise
             log.warning("Kafka does not answer yet and is asked again")
             await asyncio.sleep(RETRY_SECONDS)
+    return await asyncio.to_thread(inspect_cluster, settings)
 
 
 def inspect_cluster(settings: Settings) -> Cluster:
