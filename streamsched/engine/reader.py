@@ -32,7 +32,7 @@ from streamsched.core.limits import (
     MESSAGE_BYTES_MAX,
 )
 from streamsched.engine.ingress import FetchedChunk
-from streamsched.engine.metadata_pace import pace_metadata
+from streamsched.engine.metadata_pace import look_for_unknown_replicas, pace_metadata
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.unnamable import PlainRecord, read_plainly
 from streamsched.kafka.rights import Kind, Operation, Resource, lacks
@@ -168,6 +168,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             ) from error
         self._consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_SECONDS
         pace_metadata(self._consumer._client)
+        look_for_unknown_replicas(self._consumer)
         cluster = await self._consumer._client.fetch_all_metadata()
         counts = {}
         for topic in (self._frame.ingress_topic, *self.app.tables.changelog_topics):

@@ -87,6 +87,16 @@ def test_followers_go_on_and_their_folders_stay(kafka: str, app_id: str, tmp_pat
         sender.job(TENANTS[number % len(TENANTS)], f"{number}", delay_ms=3_600_000)
     sender.flush()
     with pair(kafka, names, tmp_path) as (first, second):
+        await_condition(
+            "all jobs are pending",
+            lambda: (
+                first.metric("streamsched_jobs_pending{")
+                + second.metric("streamsched_jobs_pending{")
+                == 200
+            ),
+            60,
+            second.log,
+        )
         await_followed((first, second))
         # An orderly end: the other one takes all over, has nobody to follow, and says so.
         assert first.terminate() == 0

@@ -260,6 +260,17 @@ def test_whoever_misses_a_leader_asks_again_without_a_pause() -> None:
     )
 
 
+def test_a_node_that_is_not_known_is_not_looked_for() -> None:
+    """Why metadata is updated where a leader refers to such a node, and where that is heard of."""
+    assert in_order(
+        RecordFetcher._proc_fetch_request, "self._update_preferred_read_replica(tp, part_data[3])"
+    )
+    assert in_order(
+        RecordFetcher._select_read_replica, "broker_metadata(node_id) is not None", "leader_for"
+    )
+    assert "force_metadata" not in inspect.getsource(RecordFetcher._select_read_replica)
+
+
 def test_the_listener_hears_of_a_revocation_before_anything_is_awaited() -> None:
     """Aiokafka calls the hook as a function and awaits what it returns."""
     assert in_order(
