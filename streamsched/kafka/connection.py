@@ -117,9 +117,12 @@ class Connection:
         self._reason = ""
         self._login_refused = False
         check_options(config)
+        self.client = self._new_client()
+
+    def _new_client(self) -> AdminClient:
+        options = {"reconnect.backoff.max.ms": 1000, **self._options, "error_cb": self._remember}
         try:
-            options = {"reconnect.backoff.max.ms": 1000, **config, "error_cb": self._remember}
-            self.client = AdminClient(options, logger=_SILENT)
+            return AdminClient(options, logger=_SILENT)
         except (KafkaException, TypeError, ValueError) as error:
             raise KafkaProblem(
                 f"Kafka's client does not accept its options ({error_text(error)}): "
@@ -147,7 +150,11 @@ class Connection:
                 self.client.poll(0)
             if self._login_refused:
                 break
-        raise self.away(last, seconds) from last
+        away = self.away(last, seconds)
+        # Told once that there are no brokers, which a single one says that the controller has
+        # lost, librdkafka forgets all it knew and never asks again.
+        self.client = self._new_client()
+        raise away from last
 
     def away(self, error: BaseException, seconds: float) -> KafkaAway:
         """The sentence for a request that got no answer."""
