@@ -39,7 +39,10 @@ def test_files_of_oauthbearer_are_left_to_librdkafka() -> None:
     [
         (
             {"SASL_PASSWORD_FILE": "nowhere"},
-            "kafka (STREAMSCHED_KAFKA): sasl.password cannot be read from nowhere (No such file",
+            (
+                "setting kafka (STREAMSCHED_KAFKA): sasl.password cannot be read from nowhere "
+                "(No such file or directory)"
+            ),
         ),
         ({"SASL_PASSWORD_FILE": "."}, "cannot be read from . (Is a directory)"),
         ({"SASL_PASSWORD_FILE": "binary"}, "cannot be read from binary (it is no UTF-8)"),
