@@ -20,8 +20,8 @@ METADATA_BACKOFF_SECONDS: Final = 0.1
 """As long as Kafka's own clients wait between two looks (retry.backoff.ms)."""
 
 
-def pace_metadata(client: AIOKafkaClient, seconds: float = METADATA_BACKOFF_SECONDS) -> None:
-    """Let each update of the client's metadata begin no sooner than `seconds` after the last ended.
+def pace_metadata(client: AIOKafkaClient) -> None:
+    """Let `METADATA_BACKOFF_SECONDS` pass between two updates of the client's metadata.
 
     To be called on the client's loop.
     """
@@ -31,7 +31,7 @@ def pace_metadata(client: AIOKafkaClient, seconds: float = METADATA_BACKOFF_SECO
 
     async def paced(*args: Any) -> bool:
         nonlocal ended
-        await asyncio.sleep(ended + seconds - loop.time())
+        await asyncio.sleep(ended + METADATA_BACKOFF_SECONDS - loop.time())
         try:
             return bool(await update(*args))
         finally:

@@ -19,7 +19,7 @@ async def _looks(seconds: float) -> int:
         return False
 
     client._metadata_update = failing
-    pace_metadata(client, 0.1)
+    pace_metadata(client)
     looking = asyncio.create_task(client._md_synchronizer())
     end = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < end:
