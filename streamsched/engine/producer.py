@@ -43,6 +43,10 @@ One is what a lost leader costs."""
 CALL_SECONDS: Final = 5.0
 """How long one call of the transactional API may block its thread before it is made again."""
 METADATA_SECONDS: Final = 1.0
+FENCE_SECONDS_MAX: Final = 30.0
+"""How long one client asks for its transactional id, before a new one is tried: one that was told
+that there are no brokers never asks for them again (librdkafka's issue 5301)."""
+
 COMMIT_SECONDS_BEYOND: Final = 5.0
 """How long the end of a transaction is asked for beyond its timeout, after which the broker ends it
 by itself.
@@ -206,8 +210,9 @@ class PartitionProducer:
         """End the transaction of whoever had the partition before; first of all, and once.
 
         Retried while the broker is away or busy with the old transaction, as long as `is_wanted`;
-        returns whether it was done. Raises `ProducerLostError` on a fatal error,
-        `IdForbiddenError` where this user may not write under the partition's id.
+        returns whether it was done. Raises `ProducerLostError` on a fatal error and after
+        `FENCE_SECONDS_MAX`, `IdForbiddenError` where this user may not write under the partition's
+        id.
         """
         started = self._monotonic()
         while is_wanted():
@@ -219,10 +224,16 @@ class PartitionProducer:
                     raise IdForbiddenError(error.str()) from exception
                 if error.fatal() or not error.retriable():
                     raise ProducerLostError(f"init_transactions: {error.str()}") from exception
+                seconds = self._monotonic() - started
+                if seconds > FENCE_SECONDS_MAX:
+                    raise ProducerLostError(
+                        f"init_transactions: {error.str()}, for {seconds:.0f} s; a new client "
+                        "looks for the brokers anew"
+                    ) from exception
                 log.warning(
                     "waiting for the broker to end the former owner's transaction",
                     partition=self._partition,
-                    seconds=round(self._monotonic() - started, 1),
+                    seconds=round(seconds, 1),
                     error=error.str(),
                 )
                 await asyncio.sleep(RETRY_SECONDS)

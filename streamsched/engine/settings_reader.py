@@ -26,8 +26,8 @@ from streamsched.settings import Settings
 RECORDS_PER_BATCH: Final = 1_000
 POLL_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 1.0
-TOPIC_LOOK_SECONDS: Final = 10.0
-"""How often the topic's id is looked at."""
+LOOK_SECONDS: Final = 10.0
+"""How often it is seen whether the client hears its broker, and whether the topic is the same."""
 ANSWER_SECONDS_MAX: Final = 5.0
 
 START_AGAIN: Final = (
@@ -81,7 +81,8 @@ class SettingsReader:
                     messages = consumer.consume(RECORDS_PER_BATCH, POLL_SECONDS)
                     if messages:
                         next_offset = self._take(messages, next_offset)
-                    if time.monotonic() - looked_at > TOPIC_LOOK_SECONDS:
+                    if time.monotonic() - looked_at > LOOK_SECONDS:
+                        self._refuse_a_deaf_client(consumer)
                         self._refuse_another_topic()
                         looked_at = time.monotonic()
             except StartError as error:
@@ -117,6 +118,15 @@ class SettingsReader:
         topic = self._settings.names.tenant_settings
         consumer.assign([TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)])
         return consumer
+
+    def _refuse_a_deaf_client(self, consumer: Consumer) -> None:
+        """Raise `KafkaException` where the topic's leader does not answer it.
+
+        A client that was told that there are no brokers says nothing and never asks again
+        (librdkafka's issue 5301); a new one does.
+        """
+        place = TopicPartition(self._settings.names.tenant_settings, 0)
+        consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS_MAX, cached=False)
 
     def _refuse_another_topic(self) -> None:
         """Raise `StartError` where the topic was made anew; the offsets alone may not show it."""

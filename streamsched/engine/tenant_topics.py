@@ -41,9 +41,11 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 NEW_TOPICS_SECONDS: Final = 2
 """How often topics are looked for that were not there before."""
 
-RIGHTS_SECONDS: Final = 5.0
-"""How often it is looked whether a right is missing, while this process reads none of the topics:
-one that may not be seen is to librdkafka as if it did not exist."""
+LOOK_SECONDS: Final = 5.0
+"""How often it is seen whether a broker answers and, while this process reads none of the topics,
+whether a right is missing: one that may not be seen is to librdkafka as if it did not exist."""
+
+ANSWER_SECONDS_MAX: Final = 5.0
 
 BUFFERED_KIB: Final = 16 * 1024
 """What the client has ready at most."""
@@ -82,7 +84,7 @@ class TenantTopics:
         self._metrics = metrics
         self._clock_ms = clock_ms
         self._missing_rights = missing_rights
-        self._rights_looked_at = 0.0  # monotonic
+        self._looked_at = 0.0  # monotonic
         self._told: set[str] = set()
         """Faults of reading that were told, until all goes well again."""
         self._read: list[Message] = []
@@ -107,7 +109,7 @@ class TenantTopics:
                 producer.init_transactions(CALL_SECONDS)
                 while not self._stopping.is_set():
                     self._hand_on(consumer, producer)
-                    self._look_for_rights(consumer)
+                    self._look_around(consumer)
             except (KafkaException, BufferError) as error:
                 self._metrics.tenant_topics_failures.inc()
                 log.warning(
@@ -228,12 +230,17 @@ class TenantTopics:
             fault = lacks([Operation.READ], Resource(Kind.TOPIC, topic))
         self._tell(fault)
 
-    def _look_for_rights(self, consumer: Consumer) -> None:
-        """Where nothing is read, see from time to time whether that is for want of a right."""
+    def _look_around(self, consumer: Consumer) -> None:
+        """See from time to time whether there is a broker, and why where nothing is read.
+
+        A consumer that was told that there are no brokers says nothing and never asks again
+        (librdkafka's issue 5301), so one without an answer raises `KafkaException`.
+        """
         now = time.monotonic()
-        if now - self._rights_looked_at < RIGHTS_SECONDS:
+        if now - self._looked_at < LOOK_SECONDS:
             return
-        self._rights_looked_at = now
+        self._looked_at = now
+        consumer.list_topics(self._settings.names.jobs, ANSWER_SECONDS_MAX)
         if consumer.assignment():
             return
         lacking = self._lacking()

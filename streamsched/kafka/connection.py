@@ -150,15 +150,16 @@ class Connection:
                 self.client.poll(0)
             if self._login_refused:
                 break
-        away = self.away(last, seconds)
-        # Told once that there are no brokers, which a single one says that the controller has
-        # lost, librdkafka forgets all it knew and never asks again.
-        self.client = self._new_client()
-        raise away from last
+        raise self.away(last, seconds) from last
 
     def away(self, error: BaseException, seconds: float) -> KafkaAway:
-        """The sentence for a request that got no answer."""
+        """The sentence for a request that got no answer; the next one has a client of its own.
+
+        Told once that there are no brokers, which one says that the controller has lost,
+        librdkafka forgets all it knew and never asks again (its issue 5301).
+        """
         self.client.poll(0)
+        self.client = self._new_client()
         if self._login_refused:
             user = self._options.get("sasl.username", "")
             return LoginRefused(

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streamsched.core.cycle import Cycle
 from streamsched.engine.producer import (
+    FENCE_SECONDS_MAX,
     TIMEOUTS_IN_A_ROW_MAX,
     CycleFailedError,
     PartitionProducer,
@@ -96,6 +97,25 @@ def test_only_timeouts_in_a_row_count(between: KafkaError | None) -> None:
 
 
 FORBIDDEN = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no", txn_requires_abort=True)
+
+
+def test_a_client_that_cannot_fence_is_given_up() -> None:
+    """It may have forgotten every broker, and then it never asks again."""
+    moments = iter([0.0, 1.0, FENCE_SECONDS_MAX, FENCE_SECONDS_MAX + 1])
+
+    class Deaf(Client):
+        def init_transactions(self, _: float) -> None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer", retriable=True))
+
+    async def fence() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            client = cast("Producer", Deaf(None))
+            producer = PartitionProducer(client, 0, "changelog", executor, lambda: next(moments))
+            with pytest.raises(ProducerLostError, match="looks for the brokers anew"):
+                await producer.fence(lambda: True)
+
+    asyncio.run(fence())
+    assert not list(moments)
 
 
 class Forbidden(Client):
