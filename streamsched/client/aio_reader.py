@@ -9,7 +9,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.aio import AIOConsumer
 
 from streamsched.client.dispatched import Dispatched
-from streamsched.client.reading import MISSING_TOPIC_WAIT_SECONDS, Reading, was_revoked
+from streamsched.client.reading import (
+    ANSWER_SECONDS_MAX,
+    MISSING_TOPIC_WAIT_SECONDS,
+    Reading,
+    Start,
+    was_revoked,
+)
 
 FETCH_JOBS_MAX: Final = 100
 CONSUMER_THREADS: Final = 2
@@ -26,6 +32,7 @@ class AsyncDispatchedReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._consumer: AIOConsumer | None = None
+        self._start: Start | None = None
         self._fetched: deque[Dispatched] = deque()
         self._last: Dispatched | None = None
         self._closed = False
@@ -81,6 +88,8 @@ class AsyncDispatchedReader:
         # the rest is what lies there already.
         first = await consumer.poll(wait_seconds)
         if first is None:
+            if self._reading.is_silent():
+                await self._replace_if_deaf(consumer)
             return
         for message in [first, *await consumer.consume(FETCH_JOBS_MAX, 0)]:
             record = self._reading.read(message)
@@ -91,11 +100,26 @@ class AsyncDispatchedReader:
         start = await asyncio.to_thread(self._reading.find_start)
         if start is None:
             return
+        self._start = start
+        await self._connect(start)
+
+    async def _connect(self, start: Start) -> None:
         self._consumer = AIOConsumer(start.config, max_workers=CONSUMER_THREADS)
         if start.positions:
             await self._consumer.assign(list(start.positions))
         else:
             await self._consumer.subscribe([start.topic])
+
+    async def _replace_if_deaf(self, consumer: AIOConsumer) -> None:
+        """Go on with a new client where no broker answers this one."""
+        assert self._start is not None, "there is a client since there is a start"
+        try:
+            await consumer.list_topics(self._start.topic, ANSWER_SECONDS_MAX)
+        except KafkaException:
+            reached = await consumer.position(list(self._start.positions))
+            await consumer.close()
+            if not self._closed:
+                await self._connect(self._start.going_on(reached))
 
     async def _store_handled(self) -> None:
         positions = self._reading.take_handled()

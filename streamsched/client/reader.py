@@ -7,7 +7,13 @@ from typing import Self
 from confluent_kafka import Consumer, KafkaException
 
 from streamsched.client.dispatched import Dispatched
-from streamsched.client.reading import MISSING_TOPIC_WAIT_SECONDS, Reading, was_revoked
+from streamsched.client.reading import (
+    ANSWER_SECONDS_MAX,
+    MISSING_TOPIC_WAIT_SECONDS,
+    Reading,
+    Start,
+    was_revoked,
+)
 
 
 class DispatchedReader:
@@ -21,6 +27,7 @@ class DispatchedReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._consumer: Consumer | None = None
+        self._start: Start | None = None
         self._last: Dispatched | None = None
         self._closed = False
         self._open()
@@ -54,6 +61,8 @@ class DispatchedReader:
                 continue
             message = self._consumer.poll(wait_seconds)
             if message is None:
+                if reading.is_silent():
+                    self._replace_if_deaf(self._consumer)
                 continue
             self._last = reading.read(message)
             if self._last is not None:
@@ -73,11 +82,26 @@ class DispatchedReader:
         start = self._reading.find_start()
         if start is None:
             return
+        self._start = start
+        self._connect(start)
+
+    def _connect(self, start: Start) -> None:
         self._consumer = Consumer(start.config)
         if start.positions:
             self._consumer.assign(list(start.positions))
         else:
             self._consumer.subscribe([start.topic])
+
+    def _replace_if_deaf(self, consumer: Consumer) -> None:
+        """Go on with a new client where no broker answers this one."""
+        assert self._start is not None, "there is a client since there is a start"
+        try:
+            consumer.list_topics(self._start.topic, ANSWER_SECONDS_MAX)
+        except KafkaException:
+            reached = consumer.position(list(self._start.positions))
+            consumer.close()
+            if not self._closed:
+                self._connect(self._start.going_on(reached))
 
     def _store_handled(self, consumer: Consumer | None = None) -> None:
         consumer = consumer or self._consumer

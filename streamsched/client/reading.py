@@ -1,7 +1,8 @@
 """What both readers of dispatched jobs share: where to begin, what to skip, how far they are."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -17,6 +18,10 @@ WAIT_SECONDS: Final = 0.25
 
 MISSING_TOPIC_WAIT_SECONDS: Final = 0.5
 
+SILENT_SECONDS: Final = 10.0
+"""After so long without a record it is seen whether the client hears any broker."""
+ANSWER_SECONDS_MAX: Final = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -25,6 +30,12 @@ class Start:
     topic: str
     positions: tuple[TopicPartition, ...]
     config: dict[str, Any]
+
+    def going_on(self, reached: Sequence[TopicPartition]) -> "Start":
+        """This one for a client in place of another, which had `reached` these positions."""
+        positions = {(place.topic, place.partition): place for place in self.positions}
+        read = {(place.topic, place.partition): place for place in reached if place.offset >= 0}
+        return replace(self, positions=tuple({**positions, **read}.values()))
 
 
 class Reading:
@@ -50,7 +61,7 @@ class Reading:
         # A group's workers shall miss nothing that was dispatched before the first of them came.
         self._from_beginning = group is not None if from_beginning is None else from_beginning
         self._timeout_seconds = timeout
-        self._idle_since = time.monotonic()
+        self._idle_since = self._heard_at = time.monotonic()
         self._handled: dict[tuple[str, int], int] = {}
 
     def find_start(self) -> Start | None:
@@ -97,8 +108,22 @@ class Reading:
             return None
         return min(WAIT_SECONDS, left)
 
+    def is_silent(self) -> bool:
+        """Whether nothing was read for so long that the client may have gone deaf.
+
+        One that was told that there are no brokers, which a broker says that its controller has
+        lost for a moment, says nothing and never asks again (librdkafka's issue 5301). Whoever
+        asks looks then; it is so again after as long.
+        """
+        now = time.monotonic()
+        if now - self._heard_at < SILENT_SECONDS:
+            return False
+        self._heard_at = now
+        return True
+
     def read(self, message: Message) -> Dispatched | None:
         """The tenant's job in a consumed message; `None` for another's. Raises `ReadError`."""
+        self._heard_at = time.monotonic()
         error = message.error()
         if error is not None:
             raise self._unreadable(error, message.topic() or self._topic or "")

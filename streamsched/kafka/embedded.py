@@ -8,6 +8,7 @@ counts; one node has one replica of everything. Speed is that of one machine in 
 import contextlib
 import fcntl
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -34,6 +35,9 @@ from streamsched.kafka.signals import interrupted_by_signals
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_foreground"]
 
+CLIENT_SECONDS_MAX: Final = 3.0
+"""How long one client looks for a node that starts. One may say that there are no brokers before
+it is let in by its controller, and librdkafka's clients never ask again then (its issue 5301)."""
 START_SECONDS_MAX: Final = 120.0
 PORT_ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 0.5
@@ -271,8 +275,13 @@ class EmbeddedKafka:
             # The node itself: others may still count on it as it was before it was killed.
             port = node.peer_port if to_peers else node.port
             address = {"bootstrap.servers": f"{HOST}:{port}"}
-            admin = AdminClient({**address, **client, **options}, logger=silent)
-            while not _knows(admin, wanted):
+            made_at = -math.inf
+            while True:
+                if time.monotonic() - made_at > CLIENT_SECONDS_MAX:
+                    admin = AdminClient({**address, **client, **options}, logger=silent)
+                    made_at = time.monotonic()
+                if _knows(admin, wanted):
+                    break
                 self._refuse_ended(nodes)
                 if time.monotonic() > deadline:
                     raise EmbeddedKafkaError(
