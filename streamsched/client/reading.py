@@ -112,7 +112,7 @@ class Reading:
         """Whether nothing was read for so long that the client may have gone deaf.
 
         One that was told that there are no brokers, which a broker says that its controller has
-        lost for a moment, says nothing and never asks again (librdkafka's issue 5301). Whoever
+        lost for a moment, says nothing and never asks again (ADR 26). Whoever
         asks looks then; it is so again after as long.
         """
         now = time.monotonic()

@@ -45,7 +45,7 @@ CALL_SECONDS: Final = 5.0
 METADATA_SECONDS: Final = 1.0
 FENCE_SECONDS_MAX: Final = 30.0
 """How long one client asks for its transactional id, before a new one is tried: one that was told
-that there are no brokers never asks for them again (librdkafka's issue 5301)."""
+that there are no brokers never asks for them again (ADR 26)."""
 
 COMMIT_SECONDS_BEYOND: Final = 5.0
 """How long the end of a transaction is asked for beyond its timeout, after which the broker ends it

@@ -123,7 +123,7 @@ class SettingsReader:
         """Raise `KafkaException` where the topic's leader does not answer it.
 
         A client that was told that there are no brokers says nothing and never asks again
-        (librdkafka's issue 5301); a new one does.
+        (ADR 26); a new one does.
         """
         place = TopicPartition(self._settings.names.tenant_settings, 0)
         consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS_MAX, cached=False)

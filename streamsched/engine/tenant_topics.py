@@ -234,7 +234,7 @@ class TenantTopics:
         """See from time to time whether there is a broker, and why where nothing is read.
 
         A consumer that was told that there are no brokers says nothing and never asks again
-        (librdkafka's issue 5301), so one without an answer raises `KafkaException`.
+        (ADR 26), so one without an answer raises `KafkaException`.
         """
         now = time.monotonic()
         if now - self._looked_at < LOOK_SECONDS:

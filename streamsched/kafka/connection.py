@@ -156,7 +156,7 @@ class Connection:
         """The sentence for a request that got no answer; the next one has a client of its own.
 
         Told once that there are no brokers, which one says that the controller has lost,
-        librdkafka forgets all it knew and never asks again (its issue 5301).
+        librdkafka forgets all it knew and never asks again (ADR 26).
         """
         self.client.poll(0)
         self.client = self._new_client()

@@ -37,7 +37,7 @@ __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "kafka_tools_classpath", "run_
 
 CLIENT_SECONDS_MAX: Final = 3.0
 """How long one client looks for a node that starts. One may say that there are no brokers before
-it is let in by its controller, and librdkafka's clients never ask again then (its issue 5301)."""
+it is let in by its controller, and librdkafka's clients never ask again then (ADR 26)."""
 START_SECONDS_MAX: Final = 120.0
 PORT_ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 0.5
