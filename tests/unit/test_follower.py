@@ -124,8 +124,6 @@ class World:
         assert partition == 0
         return Source(self.log)
 
-    open_changelog = follow_changelog
-
     def clock_ms(self) -> int:
         """The wall clock, which a test sets."""
         return self.now_ms
