@@ -11,13 +11,6 @@ from streamsched.settings import Settings
 
 RECORDS_PER_READ_MAX: Final = 5_000
 READ_SECONDS_MAX: Final = 0.5
-END_WAIT_MS: Final = 20
-"""How long the broker may wait for more before it says that the log has ended."""
-GROWTH_WAIT_MS: Final = 200
-"""As `END_WAIT_MS` for whom that does not matter: what comes is told at once all the same, and a
-scheduler asks as often for each partition that it follows. The question where the log ends waits
-behind it, and so does whoever takes the partition over."""
-
 GATHER_SECONDS: Final = 0.005
 """How long a read that has heard something waits for more."""
 
@@ -63,8 +56,8 @@ class ChangelogSource(Protocol):
 class ChangelogConsumer:
     """`ChangelogSource` on a cluster, outside of any group."""
 
-    def __init__(self, settings: Settings, wait_ms: int, partition: int) -> None:
-        """Connects in the background; `wait_ms` is how long the broker may wait for more."""
+    def __init__(self, settings: Settings, partition: int) -> None:
+        """Connects in the background."""
         self._topic = settings.names.changelog
         self._partition = partition
         self._next_offset = 0
@@ -76,7 +69,7 @@ class ChangelogConsumer:
                     "enable.partition.eof": True,
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "error",
-                    "fetch.wait.max.ms": wait_ms,
+                    "fetch.wait.max.ms": 20,
                     "fetch.min.bytes": 1,
                     "max.partition.fetch.bytes": 4 * 1024 * 1024,
                     "queued.max.messages.kbytes": 16 * 1024,

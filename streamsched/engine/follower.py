@@ -233,7 +233,7 @@ class Follower:
 
     def _opened_source(self) -> ChangelogSource:
         if self._source is None:
-            self._source = self._shared.follow_changelog(self.number)
+            self._source = self._shared.open_changelog(self.number)
         return self._source
 
     async def _close_source(self) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from streamsched.core.names import TopicNames
 from streamsched.core.settings_view import SettingsView
-from streamsched.engine.changelog import END_WAIT_MS, GROWTH_WAIT_MS, ChangelogConsumer
+from streamsched.engine.changelog import ChangelogConsumer
 from streamsched.engine.cluster import Cluster, inspect_when_there
 from streamsched.engine.follower import Follower
 from streamsched.engine.metrics import Metrics
@@ -112,8 +112,7 @@ class PartitionRunners:
             threads=threads,
             stores=RocksStores(settings),
             make_producer=partial(_make_producer, settings, threads.producing, Patience()),
-            open_changelog=partial(ChangelogConsumer, settings, END_WAIT_MS),
-            follow_changelog=partial(ChangelogConsumer, settings, GROWTH_WAIT_MS),
+            open_changelog=partial(ChangelogConsumer, settings),
             missing_rights=partial(
                 missing_rights, connection, rights_of(Role.SCHEDULER, settings.names)
             ),

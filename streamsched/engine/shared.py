@@ -45,9 +45,6 @@ class Shared:
     make_producer: Callable[[int], PartitionProducer]
     """A producer for the partition of that number."""
     open_changelog: Callable[[int], ChangelogSource]
-    """To read a partition's changelog to its end."""
-    follow_changelog: Callable[[int], ChangelogSource]
-    """To read it for as long as it grows."""
     missing_rights: Callable[[], Sequence[str]]
     """A sentence for each right on our own topics and group that is missing; blocks."""
     clock_ms: Callable[[], int]

@@ -108,11 +108,6 @@ class SimProcess:
                 world.loop.time,
             )
 
-        def read_changelog(number: int) -> SimChangelog:
-            return SimChangelog(
-                world.broker, world.faults, self.effect, world.names.changelog, number
-            )
-
         return Shared(
             settings=world.settings,
             cluster=world.cluster,
@@ -123,8 +118,9 @@ class SimProcess:
             threads=threads,
             stores=world.protocol.stores(self.host.disk, self.effect),
             make_producer=make_producer,
-            open_changelog=read_changelog,
-            follow_changelog=read_changelog,
+            open_changelog=lambda number: SimChangelog(
+                world.broker, world.faults, self.effect, world.names.changelog, number
+            ),
             missing_rights=list,
             clock_ms=self.host.clock.now_ms,
             monotonic=world.loop.time,

@@ -119,7 +119,7 @@ class World:
         """Always."""
         return (partition, generation) == (0, 1)
 
-    def follow_changelog(self, partition: int) -> Source:
+    def open_changelog(self, partition: int) -> Source:
         """A reader of the only partition."""
         assert partition == 0
         return Source(self.log)
