@@ -12,6 +12,7 @@ from streamsched.core.destinations import Problem
 from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation
 from tests.broker.reading import job_id, lateness_ms, read_events
+from tests.broker.scheduler_process import events_named
 from tests.broker.sending import Sender, tenants_of
 
 PARTITIONS = 2
@@ -133,3 +134,8 @@ def unconfigured(it: Installation, tenant: str, problem: Problem, detail: str) -
     await_condition(
         f"{tenant} is unconfigured ({problem}): {detail}", is_so, 60, lambda: reason["text"]
     )
+    told = {
+        (line["problem"], f"{line['topic']} {line['detail']}")
+        for line in events_named(it.process.log_lines(), "egress_topic_unusable")
+    }
+    assert [text for kind, text in told if kind == problem and detail in text], told

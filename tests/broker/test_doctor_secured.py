@@ -41,6 +41,7 @@ def running(rightful: Rightful, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("secured-doctor")
     with prepared_with_rights(rightful, folder, partitions=1, tenant_ingress=True) as (it, _):
         create_topic(rightful.admin, it.names.egress("acme"))
+        create_topic(rightful.admin, it.names.egress("bobs"))
         create_topic(rightful.admin, it.names.ingress("acme"))
         it.process.start()
         it.process.wait_ready()
@@ -171,18 +172,23 @@ def test_each_missing_right_is_named(
     assert outcome == "failed"
     for resource, operations in (*own.items(), *of_tenants.items()):
         assert lacks(operations, resource) in sentence
+    assert found["group"] == (
+        "failed",
+        f"group {names.group} cannot be looked at: {lacks([Operation.READ], group)}",
+    )
     acme = Resource(Kind.TOPIC, names.egress("acme"))
-    denied = [Right(acme, Operation.WRITE, "")]
+    bobs = Resource(Kind.TOPIC, names.egress("bobs"))
+    denied = [Right(acme, Operation.WRITE, ""), Right(bobs, Operation.DESCRIBE_CONFIGS, "")]
     rightful.deny(user, denied)
     with without(rightful, user, held(tenants, Operation.READ)):
         status, found = examine(patient)
     rightful.forgive(user, denied)
     assert (status, failures(found)) == (0, {})
     assert found["rights"] == ("warning", lacks([Operation.READ], tenants))
-    assert found["egress topics"] == (
-        "warning",
-        f"egress {acme} may not be used: {lacks([Operation.WRITE], acme)}",
-    )
+    outcome, sentence = found["egress topics"]
+    assert outcome == "warning"
+    for topic, operation in ((acme, Operation.WRITE), (bobs, Operation.DESCRIBE_CONFIGS)):
+        assert f"egress {topic} may not be used: {lacks([operation], topic)}" in sentence
 
 
 def test_user_without_any_right_is_told_of_all(
