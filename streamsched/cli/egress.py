@@ -48,6 +48,11 @@ def tail(
         count = 0
         try:
             with client.dispatched(tenant, from_beginning=from_beginning, timeout=timeout) as jobs:
+                if jobs.missing_topic:
+                    say(
+                        f"waiting for topic {jobs.missing_topic}, which does not exist yet: it is "
+                        f"made before the first job of tenant {tenant} is due"
+                    )
                 for job in jobs:
                     if output is Format.JSON:
                         show_json_line(_fields(job))

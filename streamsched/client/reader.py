@@ -70,6 +70,14 @@ class DispatchedReader:
         self._store_handled()
         raise StopIteration
 
+    @property
+    def missing_topic(self) -> str | None:
+        """The topic that is waited for because it does not exist; `None` while one is read.
+
+        An egress topic is made before the tenant's first job is due.
+        """
+        return self._reading.topic if self._consumer is None and not self._closed else None
+
     def close(self) -> None:
         """Commit what was handled and leave; harmless when repeated."""
         self._closed = True

@@ -32,10 +32,12 @@ class Start:
     config: dict[str, Any]
 
     def going_on(self, reached: Sequence[TopicPartition]) -> "Start":
-        """This one for a client in place of another, which had `reached` these positions."""
-        positions = {(place.topic, place.partition): place for place in self.positions}
-        read = {(place.topic, place.partition): place for place in reached if place.offset >= 0}
-        return replace(self, positions=tuple({**positions, **read}.values()))
+        """This one for a client in place of another, which had `reached` these positions.
+
+        They are in the order of `positions`; a negative offset is that of a partition not read.
+        """
+        both = zip(self.positions, reached, strict=True)
+        return replace(self, positions=tuple(new if new.offset >= 0 else old for old, new in both))
 
 
 class Reading:
@@ -95,6 +97,11 @@ class Reading:
         finally:
             consumer.close()
 
+    @property
+    def topic(self) -> str | None:
+        """What is read; `None` before it was looked for."""
+        return self._topic
+
     def restart_clock(self) -> None:
         """Begin to count the time without a job."""
         self._idle_since = time.monotonic()
@@ -112,8 +119,8 @@ class Reading:
         """Whether nothing was read for so long that the client may have gone deaf.
 
         One that was told that there are no brokers, which a broker says that its controller has
-        lost for a moment, says nothing and never asks again (ADR 26). Whoever
-        asks looks then; it is so again after as long.
+        lost for a moment, says nothing and never asks again (ADR 26). Whoever asks looks then; it
+        is so again after as long.
         """
         now = time.monotonic()
         if now - self._heard_at < SILENT_SECONDS:

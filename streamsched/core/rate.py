@@ -43,7 +43,7 @@ def parse_rate(text: str) -> Rate | None:
     count = int(match[1])
     period_ms = int(match[2] or 1) * UNIT_MS[match[3]]
     if count == 0:
-        raise ValueError(f'rate {text!r} would stop the tenant for ever; use "paused": true')
+        raise ValueError(f"rate {text!r} would stop the tenant for ever; pause it instead")
     if count > RATE_COUNT_MAX or not 0 < period_ms <= RATE_PERIOD_MS_MAX:
         raise ValueError(
             f"rate {text!r} is out of range: count up to {RATE_COUNT_MAX}, "

@@ -7,8 +7,9 @@ cut off: its list of brokers is empty, and all else of its answer is as ever.
 import asyncio
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 METADATA: Final = 3
@@ -80,8 +81,8 @@ class Between:
         versions: dict[bytes, int] = {}
         self._clients.add(writer)
         ways = [
-            asyncio.create_task(self._up(reader, to_broker, versions)),
-            asyncio.create_task(self._down(from_broker, writer, versions)),
+            asyncio.create_task(_hand_on(reader, to_broker, partial(self._note, versions))),
+            asyncio.create_task(_hand_on(from_broker, writer, partial(self._answer, versions))),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -93,37 +94,30 @@ class Between:
             to_broker.close()
             writer.close()
 
-    async def _up(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        versions: dict[bytes, int],
-    ) -> None:
-        """Requests, with a note of the versions in which metadata is asked for."""
-        while True:
-            size = await reader.readexactly(4)
-            request = await reader.readexactly(int.from_bytes(size))
-            key, version = struct.unpack(">hh", request[:4])
-            if key == METADATA:
-                versions[request[4:8]] = version
-            writer.write(size + request)
-            await writer.drain()
+    def _note(self, versions: dict[bytes, int], request: bytes) -> bytes:
+        """A request as it is, with a note of the version in which metadata is asked for."""
+        key, version = struct.unpack(">hh", request[:4])
+        if key == METADATA:
+            versions[request[4:8]] = version
+        return request
 
-    async def _down(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        versions: dict[bytes, int],
-    ) -> None:
-        """Answers; those to questions for metadata as they shall be."""
-        while True:
-            answer = await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
-            version = versions.pop(answer[:4], None)
-            if version is not None and self._denies:
-                answer = without_brokers(answer, version)
-                self.denials += 1
-            writer.write(len(answer).to_bytes(4) + answer)
-            await writer.drain()
+    def _answer(self, versions: dict[bytes, int], answer: bytes) -> bytes:
+        """An answer; one to a question for metadata as it shall be."""
+        version = versions.pop(answer[:4], None)
+        if version is None or not self._denies:
+            return answer
+        self.denials += 1
+        return without_brokers(answer, version)
+
+
+async def _hand_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]
+) -> None:
+    """What one side says to the other, message by message, as `change` makes it."""
+    while True:
+        message = change(await reader.readexactly(int.from_bytes(await reader.readexactly(4))))
+        writer.write(len(message).to_bytes(4) + message)
+        await writer.drain()
 
 
 def without_brokers(answer: bytes, version: int) -> bytes:

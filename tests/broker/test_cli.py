@@ -249,10 +249,18 @@ def test_settings_are_published_changed_and_listed(run: Run, kafka: str, names: 
 
 
 @pytest.mark.usefixtures("topics")
+def test_whoever_reads_a_tenant_without_a_topic_is_told(run: Run, names: TopicNames) -> None:
+    """It may be that no job of it was ever due, or that the name is misspelt."""
+    tail = run("egress", "tail", "nobody", "--timeout", "0")
+    assert (tail.returncode, tail.stdout) == (0, "")
+    assert f"waiting for topic {names.egress('nobody')}" in tail.stderr
+
+
+@pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tenants", "set", "acme", "--rate", "0/s"], "would stop the tenant for ever"),
+        (["tenants", "set", "acme", "--rate", "0/s"], "would stop the tenant for ever; pause it"),
         (["tenants", "set", "a.b", "--rate", "1/s"], "tenant 'a.b' is not legal"),
         (["tenants", "set", "acme", "--egress-topic", "__x"], "is reserved"),
         (["jobs", "cancel", "acme", ""], "id '' has 0 bytes"),
