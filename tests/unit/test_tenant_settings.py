@@ -59,7 +59,7 @@ def test_unlimited_is_told_from_no_rate() -> None:
         (b'{"brust":1}', "'brust'"),
         (b'{"rate":40}', "rate"),
         (b'{"rate":null}', "rate"),
-        (b'{"rate":"0/s"}', "paused"),
+        (b'{"rate":"0/s"}', "pause it"),
         (b'{"rate":"1/x"}', "rate"),
         (b'{"burst":0}', "burst"),
         (b'{"burst":true}', "burst"),
