@@ -35,7 +35,8 @@ class SettingsView:
 
     names: TopicNames
     complete: bool = False
-    """Whether the log was read to the end that it had when reading began."""
+    """Whether the log was read to the end that it had when reading began, or since this process
+    last stood still."""
     position: int = 0
     """The offset after the last record seen."""
     invalid_records: int = 0

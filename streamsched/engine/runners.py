@@ -18,6 +18,7 @@ from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress, IngressChunk, OwnerFactory
 from streamsched.engine.patience import Patience
 from streamsched.engine.producer import BATCH_BYTES_MAX, PartitionProducer, connect
+from streamsched.engine.pulse import Pulse
 from streamsched.engine.reader import StartError
 from streamsched.engine.runner import Runner
 from streamsched.engine.settings_reader import SettingsReader
@@ -76,9 +77,9 @@ class PartitionRunners:
         self._web = WebServer(settings, self)
         self._claim: IO[bytes] | None = None
         self._shared: Shared | None = None
-        self._reader: SettingsReader | None = None
+        self._reader = SettingsReader(settings, self.view, self._wake_all, ingress.fail)
         self._tenant_topics: TenantTopics | None = None
-        self._gauges: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Check the cluster, then begin to follow settings and egress topics.
@@ -109,6 +110,7 @@ class PartitionRunners:
             view=self.view,
             directory=directory,
             metrics=self.metrics,
+            pulse=Pulse(time.monotonic, self._reader.doubt),
             threads=threads,
             stores=RocksStores(settings),
             make_producer=partial(_make_producer, settings, threads.producing, Patience()),
@@ -120,7 +122,6 @@ class PartitionRunners:
             monotonic=time.monotonic,
         )
         self.view.topic_id = cluster.settings_topic_id
-        self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
         self._reader.start()
         if settings.tenant_ingress:
             self._tenant_topics = TenantTopics(
@@ -131,7 +132,10 @@ class PartitionRunners:
                 partial(_missing_for_tenant_topics, connection, settings.names),
             )
             self._tenant_topics.start()
-        self._gauges = asyncio.create_task(self._set_gauges(), name="gauges")
+        self._tasks = [
+            asyncio.create_task(self._set_gauges(), name="gauges"),
+            asyncio.create_task(self._shared.pulse.run(), name="pulse"),
+        ]
 
     async def on_assigned(
         self, partitions: frozenset[int], standbys: frozenset[int], generation: int
@@ -197,10 +201,9 @@ class PartitionRunners:
         self._follow_only(frozenset())
         if self._stopping_followers:
             await asyncio.wait(set(self._stopping_followers))
-        if self._gauges is not None:
-            self._gauges.cancel()
-        if self._reader is not None:
-            self._reader.stop()
+        for task in self._tasks:
+            task.cancel()
+        self._reader.stop()
         if self._tenant_topics is not None:
             await asyncio.to_thread(self._tenant_topics.stop)
         await self._web.stop()

@@ -58,6 +58,7 @@ class SettingsReader:
         self._fail = fail
         self._connection = Connection(settings)
         self._stopping = threading.Event()
+        self._in_doubt = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -71,6 +72,14 @@ class SettingsReader:
         """Ask the thread to end; it does within a poll."""
         self._stopping.set()
 
+    def doubt(self) -> None:
+        """Take the view for incomplete until the log's end, as it is from now on, was read again.
+
+        To be called on the loop. What was read before stays.
+        """
+        self._view.complete = False
+        self._in_doubt.set()
+
     def _run(self) -> None:
         next_offset = 0
         looked_at = time.monotonic()
@@ -78,6 +87,10 @@ class SettingsReader:
             consumer = self._connect(next_offset)
             try:
                 while not self._stopping.is_set():
+                    if self._in_doubt.is_set():
+                        # Told of the end again, once it has asked for it again.
+                        consumer.assign([self._place(next_offset)])
+                        self._in_doubt.clear()
                     messages = consumer.consume(RECORDS_PER_BATCH, POLL_SECONDS)
                     if messages:
                         next_offset = self._take(messages, next_offset)
@@ -115,9 +128,12 @@ class SettingsReader:
             ),
             logger=LIBRDKAFKA_LOG,
         )
-        topic = self._settings.names.tenant_settings
-        consumer.assign([TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)])
+        consumer.assign([self._place(next_offset)])
         return consumer
+
+    def _place(self, next_offset: int) -> TopicPartition:
+        topic = self._settings.names.tenant_settings
+        return TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)
 
     def _refuse_a_deaf_client(self, consumer: Consumer) -> None:
         """Raise `KafkaException` where the topic's leader does not answer it.
@@ -179,6 +195,9 @@ class SettingsReader:
                     offset=offset,
                     fault=fault,
                 )
-        if records or (at_end and not self._view.complete):
-            self._view.complete = self._view.complete or at_end
+        # An end that was reached before the doubt says nothing.
+        completes = at_end and not self._view.complete and not self._in_doubt.is_set()
+        if completes:
+            self._view.complete = True
+        if records or completes:
             self._on_change()

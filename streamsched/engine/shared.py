@@ -10,6 +10,7 @@ from streamsched.engine.cluster import Cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.engine.partitions import Ingress
 from streamsched.engine.producer import PartitionProducer
+from streamsched.engine.pulse import Pulse
 from streamsched.engine.stores import Stores
 from streamsched.engine.threads import Threads
 from streamsched.kafka.directory import EgressDirectory
@@ -40,6 +41,7 @@ class Shared:
     view: SettingsView
     directory: EgressDirectory
     metrics: Metrics
+    pulse: Pulse
     threads: Threads
     stores: Stores
     make_producer: Callable[[int], PartitionProducer]

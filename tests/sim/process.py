@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from streamsched.engine.ingress import PartitionIngress
 from streamsched.engine.partitions import Ingress
 from streamsched.engine.producer import PartitionProducer
+from streamsched.engine.pulse import Pulse
 from streamsched.engine.runners import PartitionRunners
-from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Shared
 from streamsched.engine.threads import Threads
 from tests.sim.clients import SimChangelog, SimProducer
@@ -57,7 +57,6 @@ class SimRunners(PartitionRunners):
         process.directory = SimDirectory(world, self._wake_all)
         self._shared = process.share(self)
         self.view.topic_id = world.cluster.settings_topic_id
-        self._reader = SettingsReader(world.settings, self.view, self._wake_all, self._ingress.fail)
 
     async def stop(self) -> None:
         """Nothing is left to end."""
@@ -115,6 +114,7 @@ class SimProcess:
             view=runners.view,
             directory=self.directory,
             metrics=runners.metrics,
+            pulse=Pulse(world.loop.time, runners._reader.doubt),
             threads=threads,
             stores=world.protocol.stores(self.host.disk, self.effect),
             make_producer=make_producer,
@@ -143,6 +143,7 @@ class SimProcess:
         loop = self.world.loop
         loop.create_task(directory.follow(), name=f"{self.name} directory")
         loop.create_task(self._follow_settings(), name=f"{self.name} settings")
+        loop.create_task(self.runners._shared.pulse.run(), name=f"{self.name} pulse")
         loop.create_task(self._pump(), name=f"{self.name} pump")
         loop.create_task(self._commit_group_offsets(), name=f"{self.name} group offsets")
         self.world.group.join(self)
@@ -167,11 +168,13 @@ class SimProcess:
         offset = 0
         log = self.world.broker.log(self.world.names.tenant_settings)
         while True:
-            await asyncio.sleep(self.world.rng.random() * SETTINGS_SECONDS_MAX)
+            reader._in_doubt.clear()
             found, position = log.read(offset, 10)
-            records = [(entry.offset, entry.key, entry.value) for entry in found]
+            at_end = position >= log.stable
+            # The answer is on its way: a process that stands still meanwhile is given old news.
+            await asyncio.sleep(self.world.rng.random() * SETTINGS_SECONDS_MAX)
             offset = position
-            reader._feed(records, position >= log.stable)
+            reader._feed([(entry.offset, entry.key, entry.value) for entry in found], at_end)
 
     def _fail(self, error: BaseException) -> None:
         self.world.process_failed(self, error)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import orjson
 import pytest
 
 from tests.sim.loop import SpinsError
@@ -91,3 +92,27 @@ def test_a_standby_that_slept_longer_than_tombstones_last_starts_anew() -> None:
         assert standby.runners.runners
         inspect(world)
         assert not verdict(world, ["a"])
+
+
+def test_a_process_that_stood_still_hears_what_it_missed_before_it_dispatches() -> None:
+    """Its tenant was paused, and a job of another one cancelled, before these jobs were due."""
+    with one_process() as world:
+        world.start(world.hosts[0])
+        world.run(2.0)
+        [process] = world.living()
+        world.produce([world.submit("a", "1", due_in_ms=1_500)])
+        world.produce([world.submit("b", "1", due_in_ms=1_500)])
+        world.run(0.5)
+        # Not by `freeze`: the group has not missed it yet, so there is no takeover.
+        world.loop.freeze(process)
+        world.run(0.2)
+        world.publish("a", {"paused": True})
+        world.produce([world.cancel("b", "1")])
+        world.run(2.8)
+        world.loop.thaw(process)
+        world.run(6.0)
+        events, _ = world.broker.log(world.names.events).read(0, 10)
+        assert [orjson.loads(event.value)["event"] for event in events] == ["cancelled"]
+        world.publish("a", {"paused": False})
+        world.run(4.0)
+        assert not verdict(world, ["a", "b"])

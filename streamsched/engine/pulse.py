@@ -1,0 +1,53 @@
+"""Noticing that the process stood still, so that it does not act on what it knew before.
+
+It may have been stopped by a signal, its machine paused, or every core taken from it. Settings
+that were published and cancels that were acknowledged meanwhile are then unread, yet the timers
+of the cycles are all over.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+BEAT_SECONDS: Final = 0.25
+
+STALL_SECONDS_MIN: Final = 1.0
+"""A gap this long is a stall: settings are to act within a second of their publication."""
+
+log = structlog.get_logger()
+
+
+class Pulse:
+    """Counts the stalls of this process's event loop."""
+
+    def __init__(self, monotonic: Callable[[], float], on_stall: Callable[[], None]) -> None:
+        """`on_stall` is called on the loop, before whoever asked is told of it."""
+        self._monotonic = monotonic
+        self._on_stall = on_stall
+        self._last = monotonic()
+        self._stalls = 0
+
+    async def run(self) -> None:
+        """Beat as long as the process lives."""
+        while True:
+            self.beat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def beat(self) -> int:
+        """How many stalls there were so far, one that has ended this moment included.
+
+        For whoever is about to act: that timer may be over before the one of `run`.
+        """
+        now = self._monotonic()
+        stood_still_seconds = now - self._last
+        self._last = now
+        if stood_still_seconds > STALL_SECONDS_MIN:
+            self._stalls += 1
+            log.warning(
+                "this process stood still; nothing leaves before it has heard what it missed",
+                seconds=round(stood_still_seconds, 1),
+            )
+            self._on_stall()
+        return self._stalls
