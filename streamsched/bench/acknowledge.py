@@ -11,14 +11,13 @@ from streamsched.bench.load import LIBRDKAFKA_LOG_LEVEL, Load
 
 FLUSH_SECONDS_MAX: Final = 30.0
 
+POLL_SECONDS_MIN: Final = 0.001
+"""librdkafka counts in milliseconds: asked to wait for less it returns at once, and a producer that
+goes round meanwhile takes a core from the broker."""
 
-def acknowledgement_ms(
-    bootstrap_servers: str, topic: str, load: Load, jobs_per_second: int
-) -> list[float]:
-    """Produce `load` at a steady pace; how long each acknowledgement took, ascending.
 
-    Without linger and with acks of all replicas. Raises `BenchError` where one failed.
-    """
+def steady_producer(bootstrap_servers: str, topic: str) -> Producer:
+    """The producer of a microservice, without linger and with acks of all replicas."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -31,6 +30,16 @@ def acknowledgement_ms(
     )
     # The first produce to a topic waits for its metadata, once in the life of a producer.
     producer.list_topics(topic, FLUSH_SECONDS_MAX)
+    return producer
+
+
+def acknowledgement_ms(
+    producer: Producer, topic: str, load: Load, jobs_per_second: int
+) -> list[float]:
+    """Produce `load` at a steady pace; how long each acknowledgement took, ascending.
+
+    Raises `BenchError` where one failed.
+    """
     taken: list[float] = []
     failures: list[KafkaError] = []
 
@@ -48,7 +57,7 @@ def acknowledgement_ms(
         at = began + index / jobs_per_second
         # Waits in the call that also serves acknowledgements the moment they come.
         while (rest := at - time.perf_counter()) > 0:
-            producer.poll(rest)
+            producer.poll(max(rest, POLL_SECONDS_MIN))
         producer.produce(topic, value, key, on_delivery=note_since(time.perf_counter()))
     left = producer.flush(FLUSH_SECONDS_MAX)
     if left or failures:

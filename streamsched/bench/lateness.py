@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from streamsched.bench.acknowledge import acknowledgement_ms
+from confluent_kafka import Producer
+
+from streamsched.bench.acknowledge import acknowledgement_ms, steady_producer
 from streamsched.bench.baseline import HOUR_MS
-from streamsched.bench.cluster import BenchCluster, bench_cluster
+from streamsched.bench.cluster import bench_cluster
 from streamsched.bench.dispatch import hold, start_with_topics_known
 from streamsched.bench.errors import BenchError
 from streamsched.bench.load import Load, now_ms, tenant_names
@@ -33,7 +35,8 @@ def bench_lateness(jobs: int, tenants: int, partitions: int) -> list[BenchResult
         cluster.make_topics(names, partitions, topics)
         with Scheduler(cluster.bootstrap_servers, names, cluster.folder) as scheduler:
             warm = start_with_topics_known(cluster, scheduler, names, load)
-            acks = _acknowledge(cluster, scheduler, names, load, warm)
+            producer = steady_producer(cluster.bootstrap_servers, names.jobs)
+            acks = _acknowledge(producer, scheduler, names, load, warm)
             egress = [names.egress(tenant) for tenant in topics]
             with receiving(cluster, egress, jobs, RECEIVE_SECONDS_MAX) as noted:
                 hold(cluster, scheduler, names, load, warm + len(acks))
@@ -41,7 +44,7 @@ def bench_lateness(jobs: int, tenants: int, partitions: int) -> list[BenchResult
             scheduler.check_well()
             rss_mb = scheduler.rss_mb()
         say("producer: the same with nobody who reads")
-        baseline_acks = _produce(cluster, names, load, ACK_STRETCHES)
+        baseline_acks = _produce(producer, names, load, ACK_STRETCHES)
     _check(received, jobs)
     return [
         BenchResult(
@@ -70,19 +73,19 @@ def bench_lateness(jobs: int, tenants: int, partitions: int) -> list[BenchResult
 
 
 def _acknowledge(
-    cluster: BenchCluster, scheduler: Scheduler, names: TopicNames, load: Load, warm: int
+    producer: Producer, scheduler: Scheduler, names: TopicNames, load: Load, warm: int
 ) -> list[float]:
     """The last stretch's acknowledgements: before that a cold broker still compiles its code."""
     count = ACK_JOBS_PER_SECOND * ACK_SECONDS
     acks: list[float] = []
     for stretch in range(ACK_STRETCHES):
         say(f"producer: {ACK_JOBS_PER_SECOND} jobs/s for {ACK_SECONDS} s, {stretch + 1}")
-        acks = _produce(cluster, names, load, stretch)
+        acks = _produce(producer, names, load, stretch)
         scheduler.wait_count(ACCEPTED, warm + (stretch + 1) * count)
     return acks
 
 
-def _produce(cluster: BenchCluster, names: TopicNames, load: Load, stretch: int) -> list[float]:
+def _produce(producer: Producer, names: TopicNames, load: Load, stretch: int) -> list[float]:
     """One stretch of jobs that fall due much later."""
     later = Load(
         ACK_JOBS_PER_SECOND * ACK_SECONDS,
@@ -91,7 +94,7 @@ def _produce(cluster: BenchCluster, names: TopicNames, load: Load, stretch: int)
         now_ms() + HOUR_MS,
         id_prefix=f"later-{stretch}-",
     )
-    return acknowledgement_ms(cluster.bootstrap_servers, names.jobs, later, ACK_JOBS_PER_SECOND)
+    return acknowledgement_ms(producer, names.jobs, later, ACK_JOBS_PER_SECOND)
 
 
 def _check(received: Received, jobs: int) -> None:

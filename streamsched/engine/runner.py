@@ -49,7 +49,7 @@ PAUSES_PER_CYCLE: Final = 3
 """Where cycles take longer they begin further apart, so that each is followed by a pause of three
 times its length, up to `CYCLE_SECONDS_MAX` from one beginning to the next. It leaves a broker that
 is short of CPU to those who produce to it, and is well within the 250 ms that a rate makes up for.
-"""
+A cycle that has left due jobs behind is not held back by it."""
 
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
@@ -305,8 +305,11 @@ class Runner:
             if cycle is None:
                 continue
             took = self._shared.monotonic() - started
-            apart = min(CYCLE_SECONDS_MAX, max(CYCLE_SECONDS_MIN, took * (1 + PAUSES_PER_CYCLE)))
-            if self._buffer or cycle.wake_at_ms <= cycle.now_ms:
+            is_behind = cycle.wake_at_ms <= cycle.now_ms
+            apart = CYCLE_SECONDS_MIN
+            if not is_behind:
+                apart = min(CYCLE_SECONDS_MAX, max(apart, took * (1 + PAUSES_PER_CYCLE)))
+            if self._buffer or is_behind:
                 # A full cycle is followed at once; a small one waits for company.
                 is_full = len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8
                 await asyncio.sleep(0 if is_full else max(0.0, apart - took))
