@@ -212,14 +212,17 @@ class Partition:
             )
         self._start_offset = self._next_offset = offset
 
-    def hold_dispatch_until(self, ingress_end: int, now_ms: int) -> None:
-        """After a takeover: nothing leaves before ingest has reached `ingress_end`.
+    def hold_dispatch_until(
+        self, ingress_end: int, now_ms: int, wait_ms_max: int = INGEST_CATCH_UP_MS_MAX
+    ) -> None:
+        """After a takeover or a stall: nothing leaves before ingest has reached `ingress_end`.
 
         A cancel that was acknowledged in time is thereby seen in time. The wait is bounded by
-        `INGEST_CATCH_UP_MS_MAX`.
+        `wait_ms_max` and `INGEST_CATCH_UP_MS_MAX`.
         """
         self._catch_up_to = ingress_end
-        self._catch_up_until_ms = now_ms + INGEST_CATCH_UP_MS_MAX
+        until_ms = now_ms + min(wait_ms_max, INGEST_CATCH_UP_MS_MAX)
+        self._catch_up_until_ms = max(until_ms, self._catch_up_until_ms or 0)
 
     # --- the cycle -------------------------------------------------------------------------
 

@@ -20,14 +20,14 @@ log = structlog.get_logger()
 
 
 class Pulse:
-    """Counts the stalls of this process's event loop."""
+    """Adds up how long this process's event loop has stood still."""
 
     def __init__(self, monotonic: Callable[[], float], on_stall: Callable[[], None]) -> None:
         """`on_stall` is called on the loop, before whoever asked is told of it."""
         self._monotonic = monotonic
         self._on_stall = on_stall
         self._last = monotonic()
-        self._stalls = 0
+        self._stalled_seconds = 0.0
 
     async def run(self) -> None:
         """Beat as long as the process lives."""
@@ -35,8 +35,8 @@ class Pulse:
             self.beat()
             await asyncio.sleep(BEAT_SECONDS)
 
-    def beat(self) -> int:
-        """How many stalls there were so far, one that has ended this moment included.
+    def beat(self) -> float:
+        """Seconds of all stalls so far, one that has ended this moment included.
 
         For whoever is about to act: that timer may be over before the one of `run`.
         """
@@ -44,10 +44,10 @@ class Pulse:
         stood_still_seconds = now - self._last
         self._last = now
         if stood_still_seconds > STALL_SECONDS_MIN:
-            self._stalls += 1
+            self._stalled_seconds += stood_still_seconds
             log.warning(
                 "this process stood still; nothing leaves before it has heard what it missed",
                 seconds=round(stood_still_seconds, 1),
             )
             self._on_stall()
-        return self._stalls
+        return self._stalled_seconds

@@ -89,7 +89,7 @@ class Runner:
         self._generation = generation
         self._wake = asyncio.Event()
         self._buffer = IngressBuffer()
-        self._stalls = 0
+        self._stalled_seconds = 0.0
         self._stopping = False
         self._producer: PartitionProducer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -268,7 +268,7 @@ class Runner:
     async def _seek(self, partition: Partition) -> None:
         """Start reading where the state ends. Raises `StartError` where that is impossible."""
         shared = self._shared
-        self._stalls = shared.pulse.beat()
+        self._stalled_seconds = shared.pulse.beat()
         settings, ingress, number = shared.settings, shared.ingress, self.number
         position = partition.position
         end = await ingress.end_offset(number)
@@ -361,13 +361,15 @@ class Runner:
     async def _hold_after_a_stall(self, partition: Partition) -> None:
         """Let nothing leave before what came while the process stood still was read.
 
-        It is as after a takeover: a cancel that was acknowledged meanwhile is seen in time.
+        It is as after a takeover: a cancel that was acknowledged meanwhile is seen in time. But it
+        takes no longer than the stall, so that a process that is short of CPU goes on.
         """
-        pulse = self._shared.pulse
-        while (stalls := pulse.beat()) != self._stalls:
-            self._stalls = stalls
-            end = await self._shared.ingress.end_offset(self.number)
-            partition.hold_dispatch_until(end, self._shared.clock_ms())
+        shared = self._shared
+        while (stalled_seconds := shared.pulse.beat()) != self._stalled_seconds:
+            stall_ms = int((stalled_seconds - self._stalled_seconds) * 1000)
+            self._stalled_seconds = stalled_seconds
+            end = await shared.ingress.end_offset(self.number)
+            partition.hold_dispatch_until(end, shared.clock_ms(), stall_ms)
 
     async def _commit(self, cycle: Cycle) -> int:
         if self._producer is None:
