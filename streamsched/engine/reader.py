@@ -49,7 +49,7 @@ MAX_POLL_INTERVAL_MS: Final = 60_000
 FETCH_WAIT_MS: Final = 25
 """How long a fetch waits for records, and so how long a job alone lies on the broker unread."""
 
-FETCH_BYTES_MIN: Final = 16_384
+FETCH_BYTES_MIN: Final = 4_096
 """What a fetch waits for, `FETCH_WAIT_MS` at most. Answered for each record, 1,000 small jobs a
 second are 1,000 fetches, and the producers to that broker wait for their acknowledgements."""
 

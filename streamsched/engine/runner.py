@@ -44,12 +44,10 @@ CYCLE_SECONDS_MIN: Final = 0.040
 transaction: at 10 ms apart, producers to the same broker waited 12 to 80 ms at p99 for their
 acknowledgements, at 40 ms about 8."""
 
-CYCLE_SECONDS_MAX: Final = 0.100
-PAUSES_PER_CYCLE: Final = 3
-"""Where cycles take longer they begin further apart, so that each is followed by a pause of three
-times its length, up to `CYCLE_SECONDS_MAX` from one beginning to the next. It leaves a broker that
-is short of CPU to those who produce to it, and is well within the 250 ms that a rate makes up for.
-A cycle that has left due jobs behind is not held back by it."""
+STORING_SECONDS_MIN: Final = 0.100
+"""The same after a cycle from which no job left, where none is known to be due before. At 1,000
+jobs a second for later it saves a quarter of the scheduler's and of the broker's CPU, and half of
+what producers wait at p99; a job that comes then and is due at once leaves 60 ms later at most."""
 
 RETRY_SECONDS: Final = 0.5
 SETTINGS_LOOK_SECONDS: Final = 1.0
@@ -304,20 +302,18 @@ class Runner:
             cycle = await self._one_cycle(partition, chunk)
             if cycle is None:
                 continue
-            took = self._shared.monotonic() - started
-            is_behind = cycle.wake_at_ms <= cycle.now_ms
-            apart = CYCLE_SECONDS_MIN
-            if not is_behind:
-                apart = min(CYCLE_SECONDS_MAX, max(apart, took * (1 + PAUSES_PER_CYCLE)))
-            if self._buffer or is_behind:
+            due_in_seconds = (cycle.wake_at_ms - self._shared.clock_ms()) / 1000
+            apart_seconds = CYCLE_SECONDS_MIN
+            if not cycle.egress_topics:
+                due_at_seconds = self._shared.monotonic() - started + due_in_seconds
+                apart_seconds = min(STORING_SECONDS_MIN, max(apart_seconds, due_at_seconds))
+            if not self._buffer and cycle.wake_at_ms > cycle.now_ms:
+                await self._sleep(due_in_seconds)
+            elif len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8:
                 # A full cycle is followed at once; a small one waits for company.
-                is_full = len(cycle.changelog) >= INGRESS_RECORDS_PER_CYCLE_MAX // 8
-                await asyncio.sleep(0 if is_full else max(0.0, apart - took))
-                continue
-            await self._sleep((cycle.wake_at_ms - self._shared.clock_ms()) / 1000)
-            rest = apart - (self._shared.monotonic() - started)
-            if rest > 0:
-                await asyncio.sleep(rest)
+                apart_seconds = 0.0
+            rest_seconds = apart_seconds - (self._shared.monotonic() - started)
+            await asyncio.sleep(max(0.0, rest_seconds))
 
     async def _one_cycle(self, partition: Partition, chunk: Chunk | None) -> Cycle | None:
         """Decide, commit, apply; `None` if the partition was given up meanwhile."""
