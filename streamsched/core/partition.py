@@ -63,6 +63,7 @@ class Partition:
         self._open_cycle: Cycle | None = None
         self._start_offset = 0
         self._catch_up_to = 0
+        self._catch_up_since_ms = 0
         self._catch_up_until_ms: int | None = None
         self.load()
 
@@ -218,10 +219,13 @@ class Partition:
         """After a takeover or a stall: nothing leaves before ingest has reached `ingress_end`.
 
         A cancel that was acknowledged in time is thereby seen in time. The wait is bounded by
-        `wait_ms_max` and `INGEST_CATCH_UP_MS_MAX`.
+        `wait_ms_max`, and by `INGEST_CATCH_UP_MS_MAX` however often it is called before it is over.
         """
+        now_ms = max(now_ms, self._base.last_now_ms)
+        if self._catch_up_until_ms is None:
+            self._catch_up_since_ms = now_ms
         self._catch_up_to = ingress_end
-        until_ms = now_ms + min(wait_ms_max, INGEST_CATCH_UP_MS_MAX)
+        until_ms = min(now_ms + wait_ms_max, self._catch_up_since_ms + INGEST_CATCH_UP_MS_MAX)
         self._catch_up_until_ms = max(until_ms, self._catch_up_until_ms or 0)
 
     # --- the cycle -------------------------------------------------------------------------
@@ -312,15 +316,13 @@ class Partition:
         self.load()
 
     def _may_dispatch(self, now_ms: int, next_offset: int) -> bool:
-        if not self._base.view.complete:
-            return False
-        if self._catch_up_until_ms is None:
-            return True
-        if now_ms >= self._catch_up_until_ms or self._next_offset >= self._catch_up_to:
-            self._catch_up_until_ms = None
-            return True
-        # The cycle may yet be aborted, so that the end it reaches does not count for the next.
-        return next_offset >= self._catch_up_to
+        if self._catch_up_until_ms is not None:
+            if now_ms >= self._catch_up_until_ms or self._next_offset >= self._catch_up_to:
+                self._catch_up_until_ms = None
+            # The cycle may yet be aborted, so that the end it reaches does not count for the next.
+            elif next_offset < self._catch_up_to:
+                return False
+        return self._base.view.complete
 
     def _write_tenants(self, draft: Draft) -> None:
         for tenant in draft.touched:

@@ -22,11 +22,22 @@ log = structlog.get_logger()
 class Pulse:
     """Adds up how long this process's event loop has stood still."""
 
-    def __init__(self, monotonic: Callable[[], float], on_stall: Callable[[], None]) -> None:
-        """`on_stall` is called on the loop, before whoever asked is told of it."""
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        clock_ms: Callable[[], int],
+        on_stall: Callable[[], None],
+    ) -> None:
+        """`on_stall` is called on the loop, before whoever asked is told of it.
+
+        The wall clock tells of a machine that was suspended, for which the monotonic one stops.
+        Where it was merely put forward, that is taken for a stall.
+        """
         self._monotonic = monotonic
+        self._clock_ms = clock_ms
         self._on_stall = on_stall
         self._last = monotonic()
+        self._last_ms = clock_ms()
         self._stalled_seconds = 0.0
 
     async def run(self) -> None:
@@ -40,9 +51,9 @@ class Pulse:
 
         For whoever is about to act: that timer may be over before the one of `run`.
         """
-        now = self._monotonic()
-        stood_still_seconds = now - self._last
-        self._last = now
+        now, now_ms = self._monotonic(), self._clock_ms()
+        stood_still_seconds = max(now - self._last, (now_ms - self._last_ms) / 1000)
+        self._last, self._last_ms = now, now_ms
         if stood_still_seconds > STALL_SECONDS_MIN:
             self._stalled_seconds += stood_still_seconds
             log.warning(

@@ -5,6 +5,7 @@ at the fence; whatever was committed is in the changelog.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -13,7 +14,11 @@ from aiokafka.errors import TopicAuthorizationFailedError
 from confluent_kafka import KafkaException
 
 from streamsched.core.cycle import Chunk, Cycle
-from streamsched.core.limits import CLOCK_STEP_BACK_MS_MAX, INGRESS_RECORDS_PER_CYCLE_MAX
+from streamsched.core.limits import (
+    CLOCK_STEP_BACK_MS_MAX,
+    INGEST_CATCH_UP_MS_MAX,
+    INGRESS_RECORDS_PER_CYCLE_MAX,
+)
 from streamsched.core.partition import Partition
 from streamsched.core.sending import BrokenIndexError
 from streamsched.core.state import UnknownVersion
@@ -321,6 +326,8 @@ class Runner:
         metrics = shared.metrics
         while self._is_wanted():
             await self._hold_after_a_stall(partition)
+            if not self._is_wanted():
+                return None
             now_ms = self._read_clock(partition)
             started = shared.monotonic()
             try:
@@ -364,8 +371,11 @@ class Runner:
         while (stalled_seconds := shared.pulse.beat()) != self._stalled_seconds:
             stall_ms = int((stalled_seconds - self._stalled_seconds) * 1000)
             self._stalled_seconds = stalled_seconds
-            end = await shared.ingress.end_offset(self.number)
-            partition.hold_dispatch_until(end, shared.clock_ms(), stall_ms)
+            # Whoever was not told the end within that time has been held long enough.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(stall_ms, INGEST_CATCH_UP_MS_MAX) / 1000):
+                    end = await shared.ingress.end_offset(self.number)
+                    partition.hold_dispatch_until(end, shared.clock_ms(), stall_ms)
 
     async def _commit(self, cycle: Cycle) -> int:
         if self._producer is None:

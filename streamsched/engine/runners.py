@@ -110,7 +110,7 @@ class PartitionRunners:
             view=self.view,
             directory=directory,
             metrics=self.metrics,
-            pulse=Pulse(time.monotonic, self._reader.doubt),
+            pulse=Pulse(time.monotonic, _wall_clock_ms, self._reader.doubt),
             threads=threads,
             stores=RocksStores(settings),
             make_producer=partial(_make_producer, settings, threads.producing, Patience()),

@@ -58,7 +58,8 @@ class SettingsReader:
         self._fail = fail
         self._connection = Connection(settings)
         self._stopping = threading.Event()
-        self._in_doubt = threading.Event()
+        self._doubts = 0
+        """How often `doubt` was called; written on the loop, read by the thread."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -78,22 +79,24 @@ class SettingsReader:
         To be called on the loop. What was read before stays.
         """
         self._view.complete = False
-        self._in_doubt.set()
+        self._doubts += 1
 
     def _run(self) -> None:
         next_offset = 0
         looked_at = time.monotonic()
         while not self._stopping.is_set():
+            # Looked at before the log is asked for: an end answers the doubts of before that.
+            answers = self._doubts
             consumer = self._connect(next_offset)
             try:
                 while not self._stopping.is_set():
-                    if self._in_doubt.is_set():
+                    if answers != self._doubts:
+                        answers = self._doubts
                         # Told of the end again, once it has asked for it again.
                         consumer.assign([self._place(next_offset)])
-                        self._in_doubt.clear()
                     messages = consumer.consume(RECORDS_PER_BATCH, POLL_SECONDS)
                     if messages:
-                        next_offset = self._take(messages, next_offset)
+                        next_offset = self._take(messages, next_offset, answers)
                     if time.monotonic() - looked_at > LOOK_SECONDS:
                         self._refuse_a_deaf_client(consumer)
                         self._refuse_another_topic()
@@ -154,7 +157,7 @@ class SettingsReader:
         if isinstance(facts, TopicFacts) and facts.topic_id != self._view.topic_id:
             raise StartError(f"topic {topic} was deleted and made anew: {START_AGAIN}")
 
-    def _take(self, messages: list[Message], next_offset: int) -> int:
+    def _take(self, messages: list[Message], next_offset: int, answers: int) -> int:
         """Hand a stretch of records to the loop; returns the offset after it."""
         records: list[tuple[int, bytes | None, bytes | None]] = []
         at_end = False
@@ -174,7 +177,7 @@ class SettingsReader:
                 )
             elif not error.retriable():
                 raise KafkaException(error)
-        self._on_loop(self._feed, records, at_end)
+        self._on_loop(self._feed, records, answers if at_end else None)
         return next_offset
 
     def _on_loop(self, function: Callable[..., None], *arguments: object) -> None:
@@ -184,8 +187,9 @@ class SettingsReader:
     def _feed(
         self,
         records: list[tuple[int, bytes | None, bytes | None]],
-        at_end: bool,  # noqa: FBT001
+        answers: int | None,
     ) -> None:
+        """Take in records; `answers` is for those up to the end: how many doubts it answers."""
         for offset, key, value in records:
             fault = self._view.feed(offset, key, value)
             if fault:
@@ -195,8 +199,7 @@ class SettingsReader:
                     offset=offset,
                     fault=fault,
                 )
-        # An end that was reached before the doubt says nothing.
-        completes = at_end and not self._view.complete and not self._in_doubt.is_set()
+        completes = answers == self._doubts and not self._view.complete
         if completes:
             self._view.complete = True
         if records or completes:

@@ -114,7 +114,7 @@ class SimProcess:
             view=runners.view,
             directory=self.directory,
             metrics=runners.metrics,
-            pulse=Pulse(world.loop.time, runners._reader.doubt),
+            pulse=Pulse(world.loop.time, self.host.clock.now_ms, runners._reader.doubt),
             threads=threads,
             stores=world.protocol.stores(self.host.disk, self.effect),
             make_producer=make_producer,
@@ -168,13 +168,12 @@ class SimProcess:
         offset = 0
         log = self.world.broker.log(self.world.names.tenant_settings)
         while True:
-            reader._in_doubt.clear()
             found, position = log.read(offset, 10)
-            at_end = position >= log.stable
+            answers = reader._doubts if position >= log.stable else None
             # The answer is on its way: a process that stands still meanwhile is given old news.
             await asyncio.sleep(self.world.rng.random() * SETTINGS_SECONDS_MAX)
             offset = position
-            reader._feed([(entry.offset, entry.key, entry.value) for entry in found], at_end)
+            reader._feed([(entry.offset, entry.key, entry.value) for entry in found], answers)
 
     def _fail(self, error: BaseException) -> None:
         self.world.process_failed(self, error)

@@ -109,6 +109,28 @@ def test_waiting_for_ingest_is_bounded() -> None:
     assert len(driver.read_egress("acme")) == 1
 
 
+def test_holding_again_and_again_is_bounded_too() -> None:
+    """A process that stands still each second dispatches every five seconds all the same."""
+    driver = Driver()
+    driver.submit("acme", "a")
+    for _ in range(5):
+        driver.partitions[0].hold_dispatch_until(1_000, driver.now_ms, 1_200)
+        driver.advance(1_000)
+    assert len(driver.read_egress("acme")) == 1
+
+
+def test_a_hold_is_over_while_the_settings_are_unknown() -> None:
+    """A partition that waits for settings alone is not looked at again and again."""
+    driver = Driver()
+    driver.view.complete = False
+    it = driver.partitions[0]
+    it.hold_dispatch_until(1_000, driver.now_ms, 1_200)
+    for _ in range(3):
+        driver.now_ms += 1_000
+        cycle = driver.run_once()
+    assert cycle.wake_at_ms > driver.now_ms
+
+
 def test_nothing_leaves_before_the_settings_are_known() -> None:
     """Jobs are taken in while the settings log is being read, and wait; then a burst is kept."""
     driver = Driver()
