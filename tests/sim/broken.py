@@ -180,8 +180,8 @@ class AppliesLate(Runner):
         self._stopping = True
         self._wake.set()
 
-    async def _one_cycle(self, partition: Partition, now_ms: int, chunk: Any) -> Cycle | None:
-        cycle = partition.run_once(now_ms, chunk)
+    async def _one_cycle(self, partition: Partition, chunk: Any) -> Cycle | None:
+        cycle = partition.run_once(self._read_clock(partition), chunk)
         changelog_offset = None
         if cycle.needs_transaction:
             try:
