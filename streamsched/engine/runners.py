@@ -77,7 +77,7 @@ class PartitionRunners:
         self._web = WebServer(settings, self)
         self._claim: IO[bytes] | None = None
         self._shared: Shared | None = None
-        self._reader = SettingsReader(settings, self.view, self._wake_all, ingress.fail)
+        self._reader: SettingsReader | None = None
         self._tenant_topics: TenantTopics | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -103,6 +103,7 @@ class PartitionRunners:
         self.cluster = cluster
         threads = Threads(settings, cluster.partitions)
         connection = Connection(settings)
+        self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
         self._shared = Shared(
             settings=settings,
             cluster=cluster,
@@ -203,7 +204,8 @@ class PartitionRunners:
             await asyncio.wait(set(self._stopping_followers))
         for task in self._tasks:
             task.cancel()
-        self._reader.stop()
+        if self._reader is not None:
+            self._reader.stop()
         if self._tenant_topics is not None:
             await asyncio.to_thread(self._tenant_topics.stop)
         await self._web.stop()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -169,9 +170,30 @@ def test_no_nodes_are_refused(tmp_path: Path) -> None:
         EmbeddedKafka(tmp_path, nodes=0)
 
 
+@contextmanager
+def taken_port(free_before: int) -> Iterator[int]:
+    """A port that is in use, after so many that are not."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            if all(is_free(other) for other in range(port - free_before, port)):
+                yield port
+                return
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_ports_of_further_nodes_follow_the_first(tmp_path: Path) -> None:
     """A port that is named is the first node's; one of the others in use is refused by number."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(EmbeddedKafkaError, match=f"^port {port} of 127.0.0.1 is in use: "):
-            EmbeddedKafka(tmp_path, port - 2, nodes=3).start()
+    with (
+        taken_port(free_before=2) as port,
+        pytest.raises(EmbeddedKafkaError, match=f"^port {port} of 127.0.0.1 is in use: "),
+    ):
+        EmbeddedKafka(tmp_path, port - 2, nodes=3).start()

@@ -9,6 +9,7 @@ from streamsched.engine.partitions import Ingress
 from streamsched.engine.producer import PartitionProducer
 from streamsched.engine.pulse import Pulse
 from streamsched.engine.runners import PartitionRunners
+from streamsched.engine.settings_reader import SettingsReader
 from streamsched.engine.shared import Shared
 from streamsched.engine.threads import Threads
 from tests.sim.clients import SimChangelog, SimProducer
@@ -55,7 +56,8 @@ class SimRunners(PartitionRunners):
         world = process.world
         self.cluster = world.cluster
         process.directory = SimDirectory(world, self._wake_all)
-        self._shared = process.share(self)
+        self._reader = SettingsReader(world.settings, self.view, self._wake_all, self._ingress.fail)
+        self._shared = process.share(self, self._reader)
         self.view.topic_id = world.cluster.settings_topic_id
 
     async def stop(self) -> None:
@@ -89,7 +91,7 @@ class SimProcess:
         self.runners = runners
         return runners
 
-    def share(self, runners: SimRunners) -> Shared:
+    def share(self, runners: SimRunners, reader: SettingsReader) -> Shared:
         """Everything that the runners touch of the outside."""
         world = self.world
         threads = SimThreads(world)
@@ -114,7 +116,7 @@ class SimProcess:
             view=runners.view,
             directory=self.directory,
             metrics=runners.metrics,
-            pulse=Pulse(world.loop.time, self.host.clock.now_ms, runners._reader.doubt),
+            pulse=Pulse(world.loop.time, self.host.clock.now_ms, reader.doubt),
             threads=threads,
             stores=world.protocol.stores(self.host.disk, self.effect),
             make_producer=make_producer,
