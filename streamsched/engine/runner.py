@@ -122,7 +122,8 @@ class Runner:
                 task.cancel()
             self._release()
             if self.state.follower is not None:
-                await self.state.follower.stop()
+                # It closes a store, too, when it has ended, even if nobody waits for that.
+                await asyncio.shield(self.state.follower.stop())
 
     def wake(self) -> None:
         """Look at the partition now: settings or topics may have changed."""
