@@ -532,6 +532,24 @@ def test_a_runner_that_is_stopped_before_it_takes_over_stops_the_standby(world: 
     run(work())
 
 
+def test_a_stop_that_nobody_waits_for_lets_go_of_the_standbys_store(world: World) -> None:
+    """The frame abandons a revoke that takes too long; the next owner can open the store."""
+
+    async def work() -> None:
+        shared: Any = world
+        follower = world.follower()
+        follower.start()
+        await until(lambda: current(follower))
+        stopping = asyncio.create_task(Runner(shared, 0, 1, follower).stop(SECONDS_MAX))
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait({stopping})
+        await until(lambda: follower.phase is FollowerPhase.STOPPED)
+        world.stores.open(0).close()
+
+    run(work())
+
+
 def test_followers_outlive_rebalances_and_end_with_their_assignment(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
