@@ -82,18 +82,19 @@ class SettingsReader:
         self._doubts += 1
 
     def _run(self) -> None:
+        topic = self._settings.names.tenant_settings
         next_offset = 0
         looked_at = time.monotonic()
         while not self._stopping.is_set():
-            # Looked at before the log is asked for: an end answers the doubts of before that.
-            answers = self._doubts
-            consumer = self._connect(next_offset)
+            answers = -1
+            consumer = self._connect()
             try:
                 while not self._stopping.is_set():
                     if answers != self._doubts:
+                        # Assigned anew, it asks for the log's end anew and tells of it, which
+                        # answers the doubts of before.
                         answers = self._doubts
-                        # Told of the end again, once it has asked for it again.
-                        consumer.assign([self._place(next_offset)])
+                        consumer.assign([TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)])
                     messages = consumer.consume(RECORDS_PER_BATCH, POLL_SECONDS)
                     if messages:
                         next_offset = self._take(messages, next_offset, answers)
@@ -108,15 +109,14 @@ class SettingsReader:
                 refusal = exception.args[0]
                 fault = refusal.str()
                 if refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    topic = Resource(Kind.TOPIC, self._settings.names.tenant_settings)
-                    fault = lacks([Operation.READ], topic)
+                    fault = lacks([Operation.READ], Resource(Kind.TOPIC, topic))
                 log.warning("settings topic cannot be read", error=fault)
                 self._stopping.wait(RETRY_SECONDS)
             finally:
                 consumer.close()
 
-    def _connect(self, next_offset: int) -> Consumer:
-        consumer = Consumer(
+    def _connect(self) -> Consumer:
+        return Consumer(
             self._settings.client_config(
                 **{
                     "group.id": self._settings.names.group,
@@ -131,12 +131,6 @@ class SettingsReader:
             ),
             logger=LIBRDKAFKA_LOG,
         )
-        consumer.assign([self._place(next_offset)])
-        return consumer
-
-    def _place(self, next_offset: int) -> TopicPartition:
-        topic = self._settings.names.tenant_settings
-        return TopicPartition(topic, 0, next_offset or OFFSET_BEGINNING)
 
     def _refuse_a_deaf_client(self, consumer: Consumer) -> None:
         """Raise `KafkaException` where the topic's leader does not answer it.

@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource
 
+from streamsched.kafka.broker_node import is_free
 from streamsched.kafka.embedded import EmbeddedKafka, EmbeddedKafkaError
 from tests.broker.cluster import await_condition, create_topic
 from tests.broker.java import brokers_on
@@ -179,15 +180,6 @@ def taken_port(free_before: int) -> Iterator[int]:
             if all(is_free(other) for other in range(port - free_before, port)):
                 yield port
                 return
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody listens there."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_ports_of_further_nodes_follow_the_first(tmp_path: Path) -> None:
