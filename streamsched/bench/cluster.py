@@ -130,7 +130,7 @@ def bench_cluster() -> Iterator[BenchCluster]:
     folder = Path(tempfile.mkdtemp(prefix="streamsched-bench-"))
     try:
         say("starting Kafka")
-        with EmbeddedKafka(folder / "kafka", progress=say) as kafka:
+        with EmbeddedKafka(folder / "kafka", long_lived=True, progress=say) as kafka:
             yield BenchCluster(kafka.bootstrap_servers, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -114,7 +114,7 @@ def dev(settings: "Settings", port: Port = DEFAULT_PORT) -> None:
     """
     from streamsched.kafka.embedded import EmbeddedKafka  # noqa: PLC0415 - loads librdkafka
 
-    kafka = EmbeddedKafka(broker_folder(settings), port)
+    kafka = EmbeddedKafka(broker_folder(settings), port, long_lived=True)
     children = Children()
     with interrupted_by_signals():
         try:

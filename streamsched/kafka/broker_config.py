@@ -41,6 +41,9 @@ DEVELOPER_PROPERTIES: Final = {
     "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
 }
 
+QUICK_COMPILER: Final = "-XX:TieredStopAtLevel=1"
+"""The first of Java's two compilers alone: soon quick, never as quick as the second makes it."""
+
 
 class Voter(NamedTuple):
     """A node as the other nodes' controllers find it."""
@@ -49,20 +52,24 @@ class Voter(NamedTuple):
     controller_port: int
 
 
-def jvm_flags(nodes: int) -> tuple[str, ...]:
-    """Flags of Java for one of so many nodes, which share memory and cores of a machine."""
+def jvm_flags(nodes: int, *, long_lived: bool) -> tuple[str, ...]:
+    """Flags of Java for one of so many nodes, which share memory and cores of a machine.
+
+    Compiling for the long run takes more than a third of a starting node's CPU time. That pays
+    for a single one which is `long_lived`.
+    """
     # Without this much room for classes from the start, making room for more is a full collection.
     common = (
         "-XX:MetaspaceSize=96m",
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
     )
-    if nodes == 1:
-        # As Kafka's own scripts have it: the serial collector's pauses are acknowledgements that
-        # come 30 to 150 ms late.
-        return ("-Xms256m", "-Xmx768m", "-XX:+UseG1GC", *common)
-    # Compiling for the long run costs three starting nodes more than a third of their CPU time.
-    return ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *common)
+    if nodes > 1:
+        return ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", QUICK_COMPILER, *common)
+    # As Kafka's own scripts have it: the serial collector's pauses are acknowledgements that come
+    # 30 to 150 ms late.
+    one = ("-Xms256m", "-Xmx768m", "-XX:+UseG1GC", *common)
+    return one if long_lived else (QUICK_COMPILER, *one)
 
 
 def plain_properties(port: int, controller_port: int) -> dict[str, str]:

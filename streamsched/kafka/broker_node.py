@@ -24,6 +24,7 @@ from streamsched.kafka import guardian, jars
 from streamsched.kafka.broker_config import (
     DEVELOPER_PROPERTIES,
     HOST,
+    QUICK_COMPILER,
     Voter,
     jvm_flags,
     log_config_text,
@@ -51,13 +52,14 @@ class EmbeddedKafkaError(Exception):
 class BrokerNode:
     """One broker process and its folder."""
 
-    def __init__(self, node_id: int, folder: Path) -> None:
+    def __init__(self, node_id: int, folder: Path, *, long_lived: bool) -> None:
         self.node_id = node_id
         self.folder = folder
         self.port = 0
         self.peer_port = 0
         self.controller_port = 0
         self._nodes = 1
+        self._long_lived = long_lived
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,7 +121,7 @@ class BrokerNode:
             return
         alone = ["--standalone"] if self._nodes == 1 else []
         command = [
-            *(jars.java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=OFF"),
+            *(jars.java(), "-XX:+UseSerialGC", QUICK_COMPILER, "-Dlog4j2.level=OFF"),
             *("-cp", classpath, "kafka.tools.StorageTool", "format", *alone),
             *("-t", cluster_id, "-c", str(self._properties)),
         ]
@@ -146,7 +148,7 @@ class BrokerNode:
         self._log.unlink(missing_ok=True)
         guard = [sys.executable, "-I", "-S", guardian.__file__]
         java = [
-            *(jars.java(), *jvm_flags(self._nodes)),
+            *(jars.java(), *jvm_flags(self._nodes, long_lived=self._long_lived)),
             f"-Dlog4j2.configurationFile={self._log_config}",
             *("-cp", classpath, "kafka.Kafka", str(self._properties)),
         ]

@@ -54,6 +54,7 @@ class EmbeddedKafka:
     through `stop()` and `start()` of the same object. Nodes have the ids 1 to `nodes`, and each
     can be killed, suspended and stopped by itself; `start_node` starts it again. A `secure` one
     wants TLS and passwords, and allows only what an ACL does; see `client_options`, `add_user`.
+    A `long_lived` one takes more CPU in its first minutes, and less from then on.
     `properties` are broker settings that go over the built-in ones. `progress` is told of slow
     steps. A folder that was used before goes on with the data that is in it.
     """
@@ -65,6 +66,7 @@ class EmbeddedKafka:
         nodes: int = 1,
         *,
         secure: bool = False,
+        long_lived: bool = False,
         properties: Mapping[str, str] | None = None,
         progress: Progress = print_progress,
     ) -> None:
@@ -74,7 +76,10 @@ class EmbeddedKafka:
         self._port = port
         self._properties = dict(properties or {})
         self._progress = progress
-        self._nodes = [BrokerNode(i, self._data_dir / f"node-{i}") for i in range(1, nodes + 1)]
+        self._nodes = [
+            BrokerNode(i, self._data_dir / f"node-{i}", long_lived=long_lived)
+            for i in range(1, nodes + 1)
+        ]
         self._lock: IO[str] | None = None
         self.security = BrokerSecurity(self._data_dir / "security") if secure else None
         """Its certificates and secrets, where it is a secured one."""
@@ -329,7 +334,7 @@ def run_foreground(
     Of a secured one `progress` is told the file with the settings for clients. Only from the main
     thread. Raises `EmbeddedKafkaError` when it cannot start or ends by itself.
     """
-    kafka = EmbeddedKafka(data_dir, port, nodes, secure=secure, progress=progress)
+    kafka = EmbeddedKafka(data_dir, port, nodes, secure=secure, long_lived=True, progress=progress)
     with interrupted_by_signals():
         try:
             kafka.start()

@@ -454,6 +454,25 @@ def test_a_job_that_came_too_late_for_its_place_is_no_violation(topics: Topics) 
     assert topics.verdict("order").kept
 
 
+def test_a_job_whose_record_nobody_had_read_is_no_violation(topics: Topics) -> None:
+    """A slow scheduler may be seconds behind; nothing that lies behind the record had an effect."""
+    topics.dispatch(topics.job("late", 11_000), 15_000)
+    early, behind = topics.job("early", 10_000), topics.job("behind", 16_000)
+    topics.dispatch(early, 15_001)
+    topics.dispatch(behind, 16_000)
+    assert topics.verdict("order").kept
+
+
+def test_a_job_was_known_when_another_behind_it_had_left(topics: Topics) -> None:
+    """The ingress partition is read in order, whoever's job it is that lies behind."""
+    late = topics.job("late", 11_000)
+    early = topics.job("early", 10_000)
+    topics.dispatch(topics.job("behind", 9_000, tenant="birch"), 11_500, tenant="birch")
+    topics.dispatch(late, 12_000)
+    topics.dispatch(early, 12_001)
+    assert topics.is_broken("order", "before early")
+
+
 # --- lateness and recovery -----------------------------------------------------------------
 
 
