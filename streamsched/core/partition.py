@@ -87,7 +87,7 @@ class Partition:
     @property
     def changelog_offset(self) -> int:
         """The changelog offset after the last record that the store contains."""
-        return self._changelog_offset
+        return self._changelog_mark()[0]
 
     @property
     def last_now_ms(self) -> int:
@@ -103,8 +103,7 @@ class Partition:
     @property
     def changelog_topic_id(self) -> str:
         """Id of the changelog topic that the local state was built from; empty if unknown."""
-        value = self._store.get(META, state.CHANGELOG_KEY)
-        return "" if value is None else state.decode_changelog_offset(value)[1]
+        return self._changelog_mark()[1]
 
     @property
     def settings_offset(self) -> int:
@@ -150,8 +149,6 @@ class Partition:
         value = get(META, state.NOW_KEY)
         if value is not None:
             base.last_now_ms = max(base.last_now_ms, state.decode_now(value))
-        value = get(META, state.CHANGELOG_KEY)
-        self._changelog_offset = 0 if value is None else state.decode_changelog_offset(value)[0]
         value = get(META, state.CURSOR_KEY)
         self._sweep.load(0 if value is None else state.decode_cursor(value))
         self._load_settings()
@@ -246,7 +243,7 @@ class Partition:
                 f"the chunk starts at {chunk.from_offset}"
             )
         now_ms = max(now_ms, base.last_now_ms)
-        cycle = Cycle(self._changelog_offset, now_ms)
+        cycle = Cycle(self.changelog_offset, now_ms)
         draft = Draft(base, cycle)
         self._open_cycle = cycle
         base.cycle_count += 1
@@ -280,17 +277,17 @@ class Partition:
         for a cycle that needed no transaction. Raises `CycleRefusedError` for any other cycle
         than the one in progress, and if the store has moved on from the cycle's base.
         """
-        if cycle is not self._open_cycle or cycle.base_changelog_offset != self._changelog_offset:
+        base_offset = self.changelog_offset
+        if cycle is not self._open_cycle or cycle.base_changelog_offset != base_offset:
             raise CycleRefusedError(
                 f"the cycle is based on changelog offset {cycle.base_changelog_offset}, "
-                f"the state of partition {self.partition} is at {self._changelog_offset}"
+                f"the state of partition {self.partition} is at {base_offset}"
             )
         if cycle.needs_transaction:
-            if changelog_offset is None or changelog_offset <= self._changelog_offset:
+            if changelog_offset is None or changelog_offset <= base_offset:
                 raise CycleRefusedError("a committed transaction must move the changelog on")
             value = state.encode_changelog_offset(changelog_offset, self._changelog_topic_id)
             cycle.batch.append((META, state.CHANGELOG_KEY, value))
-            self._changelog_offset = changelog_offset
             self._next_offset = cycle.next_offset
         if cycle.batch:
             self._store.write(cycle.batch)
@@ -314,6 +311,11 @@ class Partition:
         if cycle is not self._open_cycle:
             raise CycleRefusedError("only the cycle in progress can be aborted")
         self.load()
+
+    def _changelog_mark(self) -> tuple[int, str]:
+        """Offset and topic id as the store has them, which another owner may have moved on."""
+        value = self._store.get(META, state.CHANGELOG_KEY)
+        return (0, "") if value is None else state.decode_changelog_offset(value)
 
     def _may_dispatch(self, now_ms: int, next_offset: int) -> bool:
         if self._catch_up_until_ms is not None:

@@ -12,7 +12,7 @@ from streamsched.core.placement import partition_for
 from streamsched.core.rate import Rate
 from streamsched.core.settings_view import Entry
 from streamsched.core.store import META
-from streamsched.core.tenant_settings import NOTHING, encode_settings, merge
+from streamsched.core.tenant_settings import NOTHING, OwnSettings, encode_settings, merge
 from streamsched.core.tenants import PAUSED, SETTINGS_INVALID, Tenant
 
 OF_FORMER_TOPIC = -1
@@ -89,10 +89,9 @@ class SettingsChanges:
             base.default, base.default_offset = NOTHING, -1
             base.default_invalid = False
             return
-        if entry.valid is not None and entry.valid_offset > base.default_offset:
-            base.default, base.default_offset = entry.valid, entry.valid_offset
-            value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
-            draft.write_state(META, key, value)
+        if entry.valid_offset > base.default_offset:
+            base.default, base.default_offset = _in_force(entry)
+            draft.write_state(META, key, _row(entry))
         base.default_invalid = base.default is NOTHING
 
     def _take_own(self, draft: Draft, tenant: Tenant, entry: Entry | None) -> None:
@@ -104,10 +103,9 @@ class SettingsChanges:
             draft.write_state(META, key, None)
             tenant.own, tenant.own_offset = NOTHING, -1
             return
-        if entry.valid is not None and entry.valid_offset > tenant.own_offset:
-            tenant.own, tenant.own_offset = entry.valid, entry.valid_offset
-            value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
-            draft.write_state(META, key, value)
+        if entry.valid_offset > tenant.own_offset:
+            tenant.own, tenant.own_offset = _in_force(entry)
+            draft.write_state(META, key, _row(entry))
         tenant.own_invalid = tenant.own is NOTHING
 
     def _stays(self, name: str, offset: int) -> bool:
@@ -155,3 +153,15 @@ class SettingsChanges:
             None if pace is None else limiter.change(old, tenant.at_ticks or 0, pace, draft.now_ms)
         )
         draft.write_limiter(tenant)
+
+
+def _in_force(entry: Entry) -> tuple[OwnSettings, int]:
+    """The settings that an entry leaves in force, with their offset: none after a tombstone."""
+    return (NOTHING, -1) if entry.valid is None else (entry.valid, entry.valid_offset)
+
+
+def _row(entry: Entry) -> bytes | None:
+    """What the state keeps of it."""
+    if entry.valid is None:
+        return None
+    return state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))

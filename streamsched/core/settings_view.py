@@ -19,8 +19,9 @@ from streamsched.core.tenant_settings import (
 class Entry:
     """What the log says of one tenant (or of `*`).
 
-    `valid` is the newest record that can be used, `None` where none was seen; `fault` says why
-    the newest record of all cannot be, empty where it can.
+    `valid` is the newest record that can be used, `None` where none was seen or a tombstone took it
+    away, whose offset `valid_offset` is then; `fault` says why the newest record of all cannot be
+    used, empty where it can.
     """
 
     valid: OwnSettings | None
@@ -45,6 +46,7 @@ class SettingsView:
 
     def __post_init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._removed: dict[str, int] = {}
         self._changed: dict[str, int] = {}
         self._version = 1
 
@@ -68,6 +70,7 @@ class SettingsView:
         before = self._entries.get(tenant)
         if value is None:
             self._entries.pop(tenant, None)
+            self._removed[tenant] = offset
         else:
             try:
                 own = decode_settings(value, self.names)
@@ -77,7 +80,7 @@ class SettingsView:
                 self.invalid_records += 1
                 self._entries[tenant] = Entry(
                     before.valid if before else None,
-                    before.valid_offset if before else -1,
+                    before.valid_offset if before else self._removed.get(tenant, -1),
                     fault,
                     offset,
                 )

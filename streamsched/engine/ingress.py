@@ -1,7 +1,7 @@
 """The main loop's side of reading: who owns what, what is in flight, which chunk is stale.
 
-Everything here runs on the main event loop, but `admit`, `suspend` and `forbid`, which the reader
-(`engine.reader`) calls on its own thread.
+Everything here runs on the main event loop, but `admit`, `suspend`, `forbid` and `note_unstable`,
+which the reader (`engine.reader`) calls on its own thread.
 """
 
 import asyncio
@@ -103,6 +103,7 @@ class PartitionIngress:
         self._reader: Reader | None = None
         self._started = False
         self._forbidden_at = -FORBIDDEN_SECONDS
+        self._unstable: dict[int, int] = {}
         self._owner: PartitionOwner = owner_factory(self)
 
     # --- what the owner may ask -----------------------------------------------------------
@@ -146,6 +147,10 @@ class PartitionIngress:
         """See `partitions.Ingress.commit_lazily`."""
         self._offsets[partition] = offset
 
+    def unstable_records(self, partition: int) -> int:
+        """See `partitions.Ingress.unstable_records`."""
+        return self._unstable.get(partition, 0)
+
     def is_forbidden(self) -> bool:
         """See `partitions.Ingress.is_forbidden`."""
         return time.monotonic() - self._forbidden_at < FORBIDDEN_SECONDS
@@ -183,6 +188,10 @@ class PartitionIngress:
         """From the reader's thread: the broker does not let us read the topic."""
         self._forbidden_at = time.monotonic()
 
+    def note_unstable(self, partition: int, records: int) -> None:
+        """From the reader's thread: what of `partition` cannot be read yet."""
+        self._unstable[partition] = records
+
     async def revoke(self) -> None:
         """Have the owner give up all its partitions; never raises, bounded in time."""
         self.suspend()
@@ -202,6 +211,7 @@ class PartitionIngress:
     def assign(self, partitions: frozenset[int], standbys: frozenset[int], generation: int) -> None:
         """Own `partitions` under `generation` and tell the owner, again and again if it fails."""
         self._lanes = {partition: _Lane() for partition in partitions}
+        self._unstable = {}
         self._generation = generation
         self._announcement = asyncio.create_task(
             self._announce(partitions, standbys, generation), name="announce assignment"

@@ -13,8 +13,17 @@ BUFFERED_RECORDS_MAX: Final = 2 * INGRESS_RECORDS_PER_CYCLE_MAX
 """Ingress records of a partition that wait in memory; above it nothing more is fetched."""
 
 BUFFERED_BYTES_MAX: Final = 2 * CYCLE_BYTES_MAX
-"""The same in bytes of values. One chunk more can come on top, which is what one look at the
-reader brings: `CYCLE_BYTES_MAX` and what its last step adds."""
+"""The same in bytes of keys, values and headers. One chunk more can come on top, which is what one
+look at the reader brings: `CYCLE_BYTES_MAX` and what its last step adds."""
+
+
+def unpacked_bytes(record: Any) -> int:
+    """Key, value and headers of an ingress record, as they are in memory."""
+    found = len(record.value or b"") + len(record.key or b"")
+    if record.headers:
+        for name, value in record.headers:
+            found += len(name) + len(value or b"")
+    return found
 
 
 class IngressBuffer:
@@ -32,7 +41,7 @@ class IngressBuffer:
 
     @property
     def held_bytes(self) -> int:
-        """Values of the records that wait."""
+        """Keys, values and headers of the records that wait."""
         return self._bytes
 
     @property
@@ -76,14 +85,14 @@ class IngressBuffer:
         return Chunk(start, end, records)
 
     def _count(self, chunk: IngressChunk, sign: int) -> int:
-        """Add or take off a chunk; returns the bytes of its values."""
-        chunk_bytes = sum([len(record.value or b"") for record in chunk.records])
+        """Add or take off a chunk; returns its bytes."""
+        chunk_bytes = sum([unpacked_bytes(record) for record in chunk.records])
         self._records += sign * len(chunk.records)
         self._bytes += sign * chunk_bytes
         return chunk_bytes
 
 
 def _fitting(records: Sequence[Any], bytes_max: int) -> int:
-    """How many of the first records it takes to have `bytes_max` bytes of values; all, if fewer."""
-    sizes = accumulate(len(record.value or b"") for record in records)
+    """How many of the first records it takes to have `bytes_max` bytes; all, if fewer."""
+    sizes = accumulate(unpacked_bytes(record) for record in records)
     return next((n for n, size in enumerate(sizes, 1) if size >= bytes_max), len(records))

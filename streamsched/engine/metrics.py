@@ -164,6 +164,12 @@ class Metrics:
             ["partition"],
             registry=r,
         )
+        self.ingress_unstable_records = Gauge(
+            "streamsched_ingress_unstable_records",
+            "Ingress offsets that cannot be read before an open transaction has ended.",
+            ["partition"],
+            registry=r,
+        )
         self.block_cache_bytes = Gauge(
             "streamsched_block_cache_bytes",
             "Memory of the block cache that all stores of the process share.",
@@ -200,6 +206,7 @@ class Metrics:
             self.recovery_records,
             self.recovery_seconds,
             self.ingress_buffered_bytes,
+            self.ingress_unstable_records,
         ):
             _forget(gauge, partition)
 

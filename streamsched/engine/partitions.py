@@ -129,6 +129,13 @@ class Ingress(Protocol):
         """
         ...
 
+    def unstable_records(self, partition: int) -> int:
+        """Offsets from the last stable one to the end, by the last fetch; nobody can read them yet.
+
+        They are those of open transactions, and all that lies behind the first of them.
+        """
+        ...
+
     def is_forbidden(self) -> bool:
         """Whether the broker refused a moment ago to let us read the topic."""
         ...

@@ -32,6 +32,7 @@ from streamsched.core.limits import (
     MESSAGE_BYTES_MAX,
 )
 from streamsched.engine.ingress import FetchedChunk
+from streamsched.engine.ingress_buffer import unpacked_bytes
 from streamsched.engine.metadata_pace import look_for_unknown_replicas, pace_metadata
 from streamsched.engine.partitions import IngressChunk, PartitionLostError
 from streamsched.engine.unnamable import PlainRecord, read_plainly
@@ -359,12 +360,19 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
                 end = records[-1].offset + 1 if records else mark.position
             else:
                 end = consumer._subscription.subscription.assignment.state_value(tp).position
+            self._note_unstable(tp)
             if end == mark.position:
                 continue
             chunk = IngressChunk(partition, generation, mark.position, end, records)
             taken.append(FetchedChunk(mark.epoch, chunk))
             mark.position = end
         return taken
+
+    def _note_unstable(self, tp: TopicPartition) -> None:
+        consumer = self._ensure_consumer()
+        end, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
+        if end is not None and stable is not None:
+            self._frame.ingress.note_unstable(tp.partition, max(0, end - stable))
 
     async def _records_here(self, tp: TopicPartition) -> list[Any]:
         """What is there of one partition, as much of it as a cycle takes.
@@ -388,7 +396,7 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             if not step:
                 break
             records += step
-            taken_bytes += sum([_unpacked_bytes(record) for record in step])
+            taken_bytes += sum([unpacked_bytes(record) for record in step])
         return records
 
     def _forbidden_ingress(self) -> str:
@@ -431,10 +439,3 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
     def _stopped_set(self) -> None:
         if not self.thread_loop.is_closed():
             super()._stopped_set()
-
-
-def _unpacked_bytes(record: Any) -> int:
-    found = len(record.value or b"") + len(record.key or b"")
-    for name, value in record.headers:
-        found += len(name) + len(value or b"")
-    return found

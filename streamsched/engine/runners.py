@@ -253,6 +253,9 @@ class PartitionRunners:
             for number, runner in self.runners.items():
                 ready += runner.phase is Phase.READY
                 self.metrics.ingress_buffered_bytes.labels(str(number)).set(runner.buffered_bytes())
+                self.metrics.ingress_unstable_records.labels(str(number)).set(
+                    self._ingress.unstable_records(number)
+                )
                 if runner.partition is not None:
                     tenants = runner.partition.tenants.values()
                     self.metrics.pending.labels(str(number)).set(sum(t.pending for t in tenants))

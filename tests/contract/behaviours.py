@@ -412,6 +412,21 @@ def test_invalid_record_leaves_the_last_valid_in_force(world: World) -> None:
     world.wait_for_egress(egress(world, "acme"), 1)
 
 
+def test_invalid_record_after_a_tombstone(world: World) -> None:
+    """What a tombstone took away does not come back for an invalid record: the tenant waits."""
+    settings(world, "acme", burst=2)
+    job(world, "acme", "a", world.now_ms())
+    world.wait_for_egress(egress(world, "acme"), 1)
+    world.publish_settings(b"acme", None)
+    world.publish_settings(b"acme", b"nonsense")
+    world.pass_time(1_500)
+    job(world, "acme", "b", world.now_ms())
+    world.pass_time(1_500)
+    assert world.count(egress(world, "acme")) == 1
+    settings(world, "acme", burst=2)
+    assert ids(world.wait_for_egress(egress(world, "acme"), 2)) == [b"a", b"b"]
+
+
 def test_only_record_is_invalid(world: World) -> None:
     """A tenant of which no valid record is known waits, and goes on once there is one."""
     settings(world, "acme", burst=0)

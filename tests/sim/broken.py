@@ -189,6 +189,9 @@ class AppliesLate(Runner):
             except CycleFailedError as error:
                 await self._after_failure(partition, cycle, error)
                 return None
+        cycle.base_changelog_offset = partition.changelog_offset
+        if changelog_offset is not None:
+            changelog_offset = max(changelog_offset, partition.changelog_offset + 1)
         partition.commit(cycle, changelog_offset)
         return cycle
 

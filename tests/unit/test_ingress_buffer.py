@@ -68,6 +68,21 @@ def test_bytes_fill_it_and_close_a_cycle() -> None:
     assert sum(len(record.value or b"") for record in taken.records) == CYCLE_BYTES_MAX
 
 
+def test_bytes_of_keys_and_headers_fill_it_too() -> None:
+    """A job in header mode may be large without a value."""
+    buffer = IngressBuffer()
+    half = BUFFERED_BYTES_MAX // 2
+    records = [Record(b"k" * (half - 1), b"", [("x", b"")], offset=0)]
+    buffer.put(IngressChunk(0, 1, 0, 1, records))
+    assert (buffer.held_bytes, buffer.has_room) == (half, True)
+    records = [Record(b"", None, [("name", b"v" * (half - 4))], offset=1)]
+    buffer.put(IngressChunk(0, 1, 1, 2, records))
+    assert not buffer.has_room
+    while buffer.take() is not None:
+        pass
+    assert buffer.held_bytes == 0
+
+
 def test_one_chunk_of_many_bytes_is_split_into_cycles() -> None:
     """Records that were compressed well do not become one transaction of hundreds of MiB."""
     buffer = IngressBuffer()

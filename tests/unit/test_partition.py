@@ -51,6 +51,34 @@ def test_transaction_must_move_the_changelog() -> None:
     assert it.changelog_offset == 7
 
 
+def test_a_cycle_is_refused_once_another_owner_has_moved_the_store_on() -> None:
+    """Applied late, it would bring back jobs that have left and forget others."""
+    driver = Driver()
+    driver.submit("acme", "a")
+    it = driver.partitions[0]
+    cycle = it.run_once(driver.now_ms, Chunk(0, 1, driver._ingress[0]))
+    moved = state.encode_changelog_offset(5, "")
+    it.store.write([(META, state.CHANGELOG_KEY, moved)])
+    before = dump(it.store)
+    with pytest.raises(CycleRefusedError, match="the state of partition 0 is at 5"):
+        it.commit(cycle, 7)
+    assert dump(it.store) == before
+
+
+def test_a_tombstone_counts_though_an_invalid_record_follows_it_in_one_cycle() -> None:
+    """The settings that it took away are not in force any more, as if it had been seen alone."""
+    driver = Driver()
+    driver.set_tenant("acme", burst=2)
+    driver.settle()
+    it = driver.partitions[0]
+    assert it.store.get(META, state.SETTINGS_PREFIX + b"acme") is not None
+    driver.pipe_settings(b"acme", None)
+    driver.pipe_settings(b"acme", b"nonsense")
+    driver.settle()
+    assert it.store.get(META, state.SETTINGS_PREFIX + b"acme") is None
+    assert it.tenants["acme"].own_invalid
+
+
 def test_gaps_and_commit_markers_are_passed() -> None:
     """A chunk without records still moves the position, by a transaction."""
     driver = Driver()

@@ -47,6 +47,17 @@ def test_only_invalid_record() -> None:
     assert entry.fault
 
 
+def test_invalid_record_after_a_tombstone_says_what_was_removed() -> None:
+    """The settings of before the tombstone must not come back."""
+    seen = view()
+    seen.feed(0, b"a", b"{}")
+    seen.feed(1, b"a", None)
+    seen.feed(2, b"a", b"nonsense")
+    entry = seen.get("a")
+    assert entry is not None
+    assert (entry.valid, entry.valid_offset, entry.fault_offset) == (None, 1, 2)
+
+
 def test_tombstone_forgets() -> None:
     """A tombstone removes the entry, and is a change."""
     seen = view()
