@@ -25,6 +25,7 @@ LIBRDKAFKA_LOG_LEVEL: Final = 2
 
 _POLL_EVERY: Final = 10_000
 _PADDING: Final = b"x" * JOB_BYTES
+ID_PREFIX: Final = "job-"
 WARM_UP_PREFIX: Final = "warm-up-"
 
 
@@ -41,7 +42,7 @@ class Load:
     partitions: int
     due_at_ms: int
     spread_ms: int = 0
-    id_prefix: str = "job-"
+    id_prefix: str = ID_PREFIX
 
     def due_of(self, index: int) -> int:
         """When job `index` is due, in epoch milliseconds."""

@@ -14,7 +14,6 @@ import msgspec
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from streamsched.bench.load import is_warm_up
 from streamsched.bench.result import percentile
 from streamsched.core import headers as h
 
@@ -30,6 +29,8 @@ class Order:
     topics: list[str]
     jobs: int
     seconds_max: float
+    id_prefix: str
+    """What the ids of the jobs begin with; there may be others on the topics."""
     with_each: bool = False
     """Whether every single job is told of, too."""
 
@@ -62,6 +63,7 @@ def receive(order: Order) -> Received:
     )
     each: list[tuple[int, float]] = []
     ids: set[bytes] = set()
+    id_prefix = order.id_prefix.encode()
     waiting_for = set(order.topics)
     deadline = time.monotonic() + order.seconds_max
     try:
@@ -78,7 +80,7 @@ def receive(order: Order) -> Received:
                 if error is None:
                     key = message.key()
                     assert isinstance(key, bytes)
-                    if not is_warm_up(key):
+                    if key.startswith(id_prefix):
                         ids.add(key)
                         due_ms = _due_ms(message.headers())
                         each.append((due_ms, now_ms - due_ms))

@@ -13,7 +13,7 @@ import orjson
 from streamsched.bench.child import Child
 from streamsched.bench.cluster import BenchCluster
 from streamsched.bench.errors import BenchError
-from streamsched.bench.load import Load, load_producer, now_ms
+from streamsched.bench.load import ID_PREFIX, Load, load_producer, now_ms
 from streamsched.bench.receiver import READY, Order, Received
 
 LEAD_MS: Final = 2_000
@@ -87,6 +87,7 @@ def receiving(
     jobs: int,
     seconds_max: float,
     *,
+    id_prefix: str = ID_PREFIX,
     with_each: bool = False,
 ) -> Iterator[Callable[[], Received]]:
     """A reader in a process of its own, ready to note `jobs` jobs of `topics`.
@@ -94,7 +95,7 @@ def receiving(
     What is yielded waits for its end and tells what it has noted. Raises `BenchError` where it is
     not ready in time, or does not end within `seconds_max` and the time of getting ready.
     """
-    order = Order(cluster.bootstrap_servers, list(topics), jobs, seconds_max, with_each)
+    order = Order(cluster.bootstrap_servers, list(topics), jobs, seconds_max, id_prefix, with_each)
     argument = orjson.dumps(asdict(order)).decode()
     with Child("receiver", "streamsched.bench.receiver", [argument], cluster.folder) as own:
         own.wait_until(lambda: own.output().startswith(READY), RECEIVER_READY_SECONDS_MAX, READY)
