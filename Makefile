@@ -14,9 +14,11 @@ READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 # Tests that measure are marked `serial` and run alone afterwards.
 PARALLEL := -n 2 --dist worksteal -m "not serial and not container"
-# `make chaos MINUTES=30 SEED=1`; without a seed a new one is drawn and told.
+# `make chaos MINUTES=30 SEED=1 NODES=3`; without a seed a new one is drawn and told, without nodes
+# it runs on one, then on three.
 MINUTES ?= 30
 SEED ?=
+NODES ?=
 BENCHES := baseline schedule dispatch lateness recovery failover isolation
 
 # The image and what it is built from; each may be given on the command line.
@@ -77,8 +79,9 @@ SEEDS ?= 2000
 sim: $(READY) ## the protocol in SEEDS simulated worlds, or in the one of SEED
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-chaos: kafka ## kill, hang and rob schedulers and brokers for MINUTES=30, from SEED
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+chaos: kafka ## kill, hang and rob schedulers and brokers for MINUTES=30, from SEED, on NODES=1 or 3
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+		$(if $(NODES),--nodes $(NODES))
 
 bench: $(READY) ## the benchmarks, each beside its baseline, as JSON
 	@for bench in $(BENCHES); do $(BIN)/streamsched bench $$bench -o json; done

@@ -7,12 +7,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.chaos.campaign import Outcome, run
-from tests.chaos.faults import Fault
+from tests.chaos.faults import Fault, all_faults
 from tests.chaos.world import World
 
 OUTAGE_SECONDS: Final = 60.0
@@ -26,6 +26,31 @@ def every_fault(world: World, possible: Sequence[Fault]) -> Sequence[Fault]:
     return world.random.sample(possible, len(possible))
 
 
+def unfit(only: Sequence[str], nodes: Sequence[int]) -> str:
+    """Why these faults cannot be done on clusters of so many nodes; empty if they can."""
+    faults = {fault.name: fault for fault in all_faults(OUTAGE_SECONDS)}
+    for name in only:
+        if name not in faults:
+            return f"there is no fault {name!r}; there are: {', '.join(faults)}"
+        if faults[name].nodes_min > max(nodes):
+            return (
+                f"{name!r} needs {faults[name].nodes_min} nodes, and --nodes has "
+                f"{max(nodes)} at most; {_those_of(faults.values(), max(nodes))}"
+            )
+    for count in nodes:
+        if all(faults[name].nodes_min > count for name in only or faults):
+            return (
+                f"none of the faults can be done on {count} nodes: name others, or leave that "
+                f"out of --nodes; {_those_of(faults.values(), count)}"
+            )
+    return ""
+
+
+def _those_of(faults: Iterable[Fault], nodes: int) -> str:
+    fitting = ", ".join(fault.name for fault in faults if fault.nodes_min <= nodes)
+    return f"on {nodes} nodes there are: {fitting or 'none'}"
+
+
 def main() -> int:
     """Run on one node, then on three, for half the time each; 1 if anything was broken."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
@@ -35,6 +60,8 @@ def main() -> int:
     parser.add_argument("--outage-seconds", type=float, default=OUTAGE_SECONDS)
     parser.add_argument("--only", nargs="+", default=[], help="names of faults")
     chosen = parser.parse_args()
+    if fault := unfit(chosen.only, chosen.nodes):
+        parser.error(fault)
     # Told to end, it ends what it has started first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed

@@ -111,7 +111,12 @@ def do_rounds(
 ) -> None:
     """One round after the other until the time is over; what does not come back ends it early."""
     while True:
-        for fault in choose():
+        faults = choose()
+        if not faults:
+            # A run that tried nothing has kept no promise, and would go round here without a rest.
+            outcome.broken.append("no fault was to be done, so nothing was tried")
+            return
+        for fault in faults:
             try:
                 do(world, fault, outcome)
             except (NotCalm, NotHappened) as error:

@@ -29,6 +29,7 @@ from streamsched.engine.metrics import Metrics
 from streamsched.schema import SCHEMA_NAMES, load_schema
 from streamsched.settings import ENV_PREFIX, Settings
 from streamsched.testing import Record
+from tests.chaos.faults import all_faults
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "streamsched"
@@ -300,6 +301,15 @@ def test_checks_of_the_doctor_are_all_explained() -> None:
     """doctor.md has a row for each check, in their order, and no other."""
     table = section(read("docs/doctor.md"), "The checks")
     assert first_cells(table) == [check.name for check in CHECKS]
+
+
+def test_faults_of_chaos_are_all_named() -> None:
+    """The table of faults names each fault of chaos, and beside them tests and commands alone."""
+    table = section(read("docs/reliability.md"), "Faults")
+    tested_by = [row.split("|")[-2] for row in table.splitlines() if row.startswith("| ")]
+    named = {name for cell in tested_by for name in re.findall(r"`([^`]+)`", cell)}
+    tests = {name for name in named if name.startswith("tests/")}
+    assert named - tests - commands().keys() == {fault.name for fault in all_faults(1.0)}
 
 
 def test_pages_of_the_web_are_all_explained() -> None:
