@@ -58,7 +58,7 @@ def _excuse_to_be_pending(evidence: Evidence, tenant: TenantEvidence) -> str:
 
 def check_identity(evidence: Evidence) -> Verdict:
     """A cancelled or replaced job does not leave afterwards; each cancel has its answer."""
-    broken = [*_overtaken(evidence), *_unanswered(evidence)]
+    broken = [*_overtaken(evidence), *unanswered(evidence), *unfounded_replacements(evidence)]
     kinds = counts_by_kind(evidence.ledger)
     checked = (
         f"{len(evidence.ledger.cancels):,} cancels: {kinds['cancelled']:,} cancelled, "
@@ -88,7 +88,7 @@ def _overtaken(evidence: Evidence) -> list[str]:
     return broken
 
 
-def _unanswered(evidence: Evidence) -> list[str]:
+def unanswered(evidence: Evidence) -> list[str]:
     """Cancels without exactly one event, and such events without a cancel."""
     asked = Counter((cancel.tenant, cancel.job_id) for cancel in evidence.ledger.cancels)
     answered = Counter(
@@ -102,6 +102,31 @@ def _unanswered(evidence: Evidence) -> list[str]:
         for tenant, job_id in asked.keys() | answered.keys()
         if asked[tenant, job_id] != answered[tenant, job_id]
     ]
+
+
+def unfounded_replacements(evidence: Evidence) -> list[str]:
+    """Jobs that an event calls replaced though no later one of their tenant and id was submitted.
+
+    Which of two records of different partitions was later, their offsets do not tell.
+    """
+    jobs = evidence.ledger.jobs
+    places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for job in jobs.values():
+        places[job.tenant, job.job_id].append(job.place)
+    broken: list[str] = []
+    for event in evidence.ledger.events:
+        replaced = jobs.get(event.source)
+        if event.kind != "replaced" or replaced is None:
+            continue
+        own_partition, own_offset = replaced.place
+        if not any(
+            partition != own_partition or offset > own_offset
+            for partition, offset in places[replaced.tenant, replaced.job_id]
+        ):
+            broken.append(
+                f"{_name(replaced)} was replaced at {event.at_ms}, but no later job has its id"
+            )
+    return broken
 
 
 def check_time(evidence: Evidence) -> Verdict:
@@ -129,7 +154,7 @@ def check_time(evidence: Evidence) -> Verdict:
 
 
 def check_records(evidence: Evidence) -> Verdict:
-    """Each expired job leaves a dead letter and its event, not before it expired."""
+    """Each expired job had an expiry, and leaves a dead letter and its event when that is over."""
     ledger = evidence.ledger
     letters = Counter(letter.source for letter in ledger.dead_letters)
     events = Counter(
@@ -142,7 +167,11 @@ def check_records(evidence: Evidence) -> Verdict:
     ]
     for event in ledger.events:
         job = ledger.jobs.get(event.source)
-        if event.kind == "expired" and job is not None and event.at_ms <= job.expires_ms:
+        if event.kind != "expired" or job is None:
+            continue
+        if not job.expires_ms:
+            broken.append(f"{_name(job)} expired at {event.at_ms}, though it has no expiry")
+        elif event.at_ms <= job.expires_ms:
             broken.append(f"{_name(job)} expired at {event.at_ms}, before {job.expires_ms}")
     return Verdict("dead letters", f"{len(ledger.dead_letters):,} with their events", broken)
 

@@ -13,7 +13,13 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from streamsched.core.names import DEFAULT_TENANT
-from streamsched.demo.check_outcomes import _unanswered, check_records, check_rejected, check_time
+from streamsched.demo.check_outcomes import (
+    check_records,
+    check_rejected,
+    check_time,
+    unanswered,
+    unfounded_replacements,
+)
 from streamsched.demo.check_rates import check_windows
 from streamsched.demo.evidence import Evidence, Facts
 from streamsched.demo.ledger import Ledger
@@ -183,13 +189,14 @@ def _check_told(evidence: Evidence, told: set[str], unexplained: Sequence[str]) 
 
 
 def _check_answers(evidence: Evidence) -> Verdict:
-    """Each cancel has exactly one answer."""
+    """Each cancel has exactly one answer, and what was replaced was so by a later job."""
     kinds = Counter(event.kind for event in evidence.ledger.events)
     checked = (
         f"{len(evidence.ledger.cancels):,} cancels: {kinds['cancelled']:,} cancelled, "
         f"{kinds['cancel_not_found']:,} not found; {kinds['replaced']:,} replaced"
     )
-    return Verdict("identity", checked, _unanswered(evidence))
+    broken = [*unanswered(evidence), *unfounded_replacements(evidence)]
+    return Verdict("identity", checked, broken)
 
 
 def _check_order(evidence: Evidence, told: set[str]) -> Verdict:

@@ -63,6 +63,14 @@ class Forgery:
         ]
         self._put(topic, at, b"payload", headers)
 
+    def dead_letter(self, source: str, at: int) -> None:
+        """An expired job among the dead letters."""
+        headers: list[Header] = [
+            ("streamsched-source", source.encode()),
+            ("streamsched-error-code", b"expired"),
+        ]
+        self._put(NAMES.dead_letters, at, b"payload", headers)
+
     def dispatch(self, source: str, at: int) -> None:
         """A record with its event."""
         self.record(source, at)
@@ -195,6 +203,34 @@ def test_an_expiry_without_its_dead_letter_is_seen(forgery: Forgery) -> None:
     source = forgery.accepted("late", due=5_000)
     forgery.event("expired", source, 9_000)
     assert "1 events and 0 dead letters" in forgery.broken()["dead letters"]
+
+
+def test_an_expiry_of_a_job_that_has_none_is_seen(forgery: Forgery) -> None:
+    """With its dead letter and all: nobody had asked for it."""
+    source = forgery.accepted("endless", due=20_000)
+    forgery.event("expired", source, 20_000)
+    forgery.dead_letter(source, 20_000)
+    assert list(forgery.broken()) == ["dead letters"]
+    assert "endless (0-10) expired at" in forgery.broken()["dead letters"]
+    assert "though it has no expiry" in forgery.broken()["dead letters"]
+
+
+def test_a_replacement_by_nothing_is_seen(forgery: Forgery) -> None:
+    """A job that vanished as replaced, though only an earlier one of its id was ever sent."""
+    forgery.dispatch(forgery.accepted("twice", due=100), 120)
+    source = forgery.accepted("twice", due=20_000)
+    forgery.event("replaced", source, 1_000)
+    assert list(forgery.broken()) == ["identity"]
+    assert "twice (0-11) was replaced at" in forgery.broken()["identity"]
+
+
+def test_a_replacement_by_a_later_job_is_kept(forgery: Forgery) -> None:
+    """The old job ended as replaced, the new one left."""
+    old = forgery.accepted("twice", due=20_000)
+    new = forgery.accepted("twice", due=19_000, at=900)
+    forgery.event("replaced", old, 1_000)
+    forgery.dispatch(new, 19_010)
+    assert forgery.broken() == {}
 
 
 def test_an_undeliverable_job_is_seen(forgery: Forgery) -> None:

@@ -271,6 +271,18 @@ def test_a_cancel_that_meets_the_dispatch_is_no_violation(topics: Topics) -> Non
     assert topics.verdict("identity").kept
 
 
+@pytest.mark.parametrize("others", [[], ["b"], ["a of birch"]], ids=["none", "id", "tenant"])
+def test_a_replacement_by_nothing_is_seen(topics: Topics, others: list[str]) -> None:
+    """An event calls a job replaced, and no later one of its tenant and id was ever sent."""
+    topics.dispatch(topics.job("a", 500), 500)
+    source = topics.job("a", 10_000)
+    for other in others:
+        job_id, _, tenant = other.partition(" of ")
+        topics.job(job_id, 20_000, at=1_000, tenant=tenant or "acme")
+    topics.event("replaced", "a", 1_010, source)
+    assert topics.is_broken("identity", f"({source}) was replaced at")
+
+
 # --- records of the outcomes ---------------------------------------------------------------
 
 
@@ -292,6 +304,14 @@ def test_an_early_expiry_is_seen(topics: Topics) -> None:
     topics.event("expired", "a", 2_000, source)
     topics.dead_letter(source, 2_000)
     assert topics.is_broken("dead letters", "expired at")
+
+
+def test_an_expiry_of_a_job_that_has_none_is_seen(topics: Topics) -> None:
+    """With its dead letter and all: nobody had asked for it."""
+    source = topics.job("a", 1_000)
+    topics.event("expired", "a", 2_000, source)
+    topics.dead_letter(source, 2_000)
+    assert topics.is_broken("dead letters", "though it has no expiry")
 
 
 def test_a_bad_record_that_is_not_rejected_is_seen(topics: Topics) -> None:
