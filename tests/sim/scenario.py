@@ -5,6 +5,7 @@ what finds the rare ones.
 """
 
 import random
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,6 @@ from streamsched.kafka import directory
 from tests.property.strategies import SMALL_LIMITS as CORE_LIMITS
 from tests.sim.clients import POISON
 from tests.sim.judge import Judge
-from tests.sim.loop import SpinsError
 from tests.sim.protocol import Protocol
 from tests.sim.store_checks import faults_of_store
 from tests.sim.world import REAL, Shape, World
@@ -121,16 +121,18 @@ class Scenario:
     def run(self) -> list[str]:
         """Everything that went wrong; empty if nothing did."""
         world = self.world
-        with world.in_force():
-            for host in world.hosts:
-                world.at(self.rng.random() * 0.5, lambda host=host: world.start(host))
-            self._plan()
-            try:
+        try:
+            with world.in_force():
+                for host in world.hosts:
+                    world.at(self.rng.random() * 0.5, lambda host=host: world.start(host))
+                self._plan()
                 world.run(LOAD_SECONDS)
                 inspect(world)
                 return verdict(world, self.tenants, is_poisoned=self.poisoned > 0)
-            except SpinsError as error:
-                return [f"inside: {error}"]
+        except Exception as error:  # noqa: BLE001 - whatever it is, other seeds are to run, too
+            # Where it came from is told by the trace, which is shown when the seed is run alone.
+            world.note(None, traceback.format_exc())
+            return [f"inside: seed {world.seed} ended with {error!r}"]
 
     # --- planning --------------------------------------------------------------------------
 

@@ -151,10 +151,12 @@ class World:
             stack.enter_context(patch.object(runners_module, "Runner", self.protocol.runner))
             for where, name, value in self.protocol.patches:
                 stack.enter_context(patch.object(where, name, value))
-            yield
-            for process in self.living():
-                process.is_alive = False
-            self.loop.bury()
+            try:
+                yield
+            finally:
+                for process in self.living():
+                    process.is_alive = False
+                self.loop.bury()
 
     def run(self, seconds: float) -> None:
         """Let virtual seconds pass."""
