@@ -17,6 +17,7 @@ from streamsched.kafka import admin as topics
 from streamsched.store.rocks import RocksStore
 from tests.broker.cluster import await_condition
 from tests.broker.installation import Installation, prepared
+from tests.broker.scheduler_process import events_named
 from tests.connecting import client_options
 
 PARTITIONS = 1
@@ -43,7 +44,7 @@ def write_changelog(it: Installation, admin: AdminClient, jobs: int) -> None:
 def test_progress_is_shown_while_a_partition_recovers(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
-    """Metric and readiness page count down the records that are left, to nothing."""
+    """Metric, readiness page and log count down the records that are left, to nothing."""
     with prepared(kafka, tmp_path, partitions=PARTITIONS) as it:
         write_changelog(it, admin, PENDING)
         shown: list[int] = []
@@ -62,7 +63,13 @@ def test_progress_is_shown_while_a_partition_recovers(
             return it.process.is_ready()
 
         await_condition("it is ready", ready, 120, it.process.log)
-        print(sorted(set(shown)), sorted(set(gauge)))
+        lines = events_named(it.process.log_lines(), "reading the changelog")
+        assert {line["partition"] for line in lines} == {0}
+        logged = [line["records_left"] for line in lines]
+        print(sorted(set(shown)), sorted(set(gauge)), logged)
+        assert logged == sorted(logged, reverse=True)
+        # How many there are depends on how long it takes: one every two seconds, the first at once.
+        assert 0 < logged[-1] <= logged[0] <= PENDING + 1
         for seen in (shown, gauge):
             assert seen == sorted(seen, reverse=True)
             assert len({left for left in seen if 0 < left <= PENDING}) >= 2
