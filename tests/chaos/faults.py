@@ -191,8 +191,8 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
         Fault("kill", kill, "scheduler"),
         Fault("hang", hang, "zombie"),
         Fault("restart", restart, "scheduler"),
-        Fault("scale", scale, "scale"),
-        Fault("roll brokers", roll_brokers, "rolling"),
+        Fault("scale", scale, "members"),
+        Fault("roll brokers", roll_brokers, "members"),
         Fault("outage", lambda world: outage(world, outage_seconds), "outage"),
         Fault("kill coordinator", kill_coordinator, "broker", 3),
         Fault("kill ingress leader", kill_ingress_leader, "broker", 3),
@@ -205,7 +205,7 @@ def all_faults(outage_seconds: float) -> Sequence[Fault]:
         Fault("corrupt tables", state.corrupt_tables, "state"),
         Fault("corrupt log", state.corrupt_log, "state"),
         Fault("restore old state", state.restore_old_state, "state"),
-        Fault("share folder", share_folder, "folder"),
+        Fault("share folder", share_folder, "members"),
     )
 
 

@@ -9,12 +9,12 @@ from tests.chaos.campaign import run
 from tests.chaos.faults import Fault
 from tests.chaos.world import World
 
-LIFE_SECONDS = 480
+LIFE_SECONDS = 600
 OUTAGE_SECONDS = 8.0
 REST_SECONDS = 2.0
 
 ONE_NODE = ("scheduler", "state", "topic", "outage")
-THREE_NODES = ("zombie", "broker")
+THREE_NODES = ("zombie", "broker", "members")
 
 
 # Several Javas and schedulers on the cores of one machine: what else runs would make them late,

@@ -26,11 +26,12 @@ def test_coordinators_are_found_as_kafka_finds_them() -> None:
     assert java_hash("") == 0
 
 
-def test_every_kind_that_is_chosen_from_has_faults() -> None:
-    """The short runs draw from kinds; each has a fault that their cluster can suffer."""
+def test_every_kind_is_chosen_from_and_has_faults() -> None:
+    """The short runs draw from all kinds; each has a fault that their cluster can suffer."""
     faults = all_faults(1.0)
     for kinds, nodes in ((ONE_NODE, 1), (THREE_NODES, 3)):
         assert set(kinds) <= {fault.kind for fault in faults if fault.nodes_min <= nodes}
+    assert {*ONE_NODE, *THREE_NODES} == {fault.kind for fault in faults}
     assert len({fault.name for fault in faults}) == len(faults)
 
 
