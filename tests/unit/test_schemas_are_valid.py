@@ -275,6 +275,26 @@ def test_all_outcomes_of_a_job_emit_what_the_schemas_say() -> None:
     }
 
 
+def test_an_undeliverable_job_emits_what_the_schemas_say() -> None:
+    """The dead letter of a job that the broker refuses alone, and its event, are as described."""
+    driver = Driver()
+    topic = driver.names.egress("acme")
+    driver.refuse_records(topic, lambda record: record.value == b"bad")
+    own = [("own", b"1")]
+    driver.submit("acme", "refused", payload=b"bad", headers=own)
+    for name in ("first", "second", "third"):
+        driver.submit("acme", name, payload=b"good")
+    driver.advance(60_000)
+    [dead] = driver.read(driver.names.dead_letters)
+    added = _added(dead, len(own))
+    _check("dead-letter-headers.v1", added)
+    assert added[h.ERROR_CODE] == "undeliverable"
+    events = driver.read_events()
+    [event] = [event for event in events if event["event"] == "undeliverable"]
+    _check("event.v1", event)
+    assert (event["reason"], event["topic"]) == ("undeliverable", topic)
+
+
 def test_events_beyond_the_contract_are_not_allowed() -> None:
     """The event schema is strict: no other event, no missing and no further field."""
     good = {"event": "cancelled", "tenant": "t", "id": "a", "at": 1, "due_at": 1, "source": "0-1"}
