@@ -119,10 +119,14 @@ class OwnState:
     async def _open(self) -> Store:
         """Open the store; the former owner in this process may need a moment to let go."""
         shared = self._shared
+        is_told = False
         for _ in range(LOCK_LOOKS_MAX):
             try:
                 return await shared.threads.reading(shared.stores.open, self._number)
             except StoreLocked:
+                if not is_told:
+                    is_told = True
+                    log.info("store is locked, trying again", partition=self._number)
                 await asyncio.sleep(LOCK_LOOK_SECONDS)
             except StoreCorrupt as error:
                 log.warning("local state is rebuilt", partition=self._number, reason=str(error))

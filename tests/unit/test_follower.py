@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 
 from streamsched.core import state
 from streamsched.core.replay import Replay
@@ -23,7 +24,7 @@ from streamsched.engine.runner import Runner
 from streamsched.engine.runners import PartitionRunners
 from streamsched.engine.stores import RocksStores
 from streamsched.settings import Settings
-from streamsched.store.errors import StoreClosed
+from streamsched.store.errors import StoreClosed, StoreLocked
 from streamsched.store.rocks import RocksStore
 from tests.property.model import dump
 
@@ -489,6 +490,27 @@ def test_log_that_is_read_longer_than_tombstones_last_is_refused(world: World) -
     with pytest.raises(StartError, match="cannot be read in time"):
         run(OwnState(shared, 0, None).recover(lambda: True))
     RocksStore(world.stores.place(0)).close()
+
+
+def test_a_store_that_is_still_open_is_told_of_once_and_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former owner in this process may need a moment; the log says that it was needed."""
+    openings = [world.stores.open] * 4
+
+    def open_at_last(number: int) -> Store:
+        opening = openings.pop()
+        if openings:
+            raise StoreLocked("in use")
+        return opening(number)
+
+    monkeypatch.setattr(world.stores, "open", open_at_last)
+    shared: Any = world
+    with structlog.testing.capture_logs() as logs:
+        run(OwnState(shared, 0, None).recover(lambda: True)).close()
+    told = [line for line in logs if line["event"] == "store is locked, trying again"]
+    assert [line["partition"] for line in told] == [0]
+    assert not openings
 
 
 def test_promotion_refuses_a_recreated_changelog(world: World) -> None:
