@@ -17,6 +17,9 @@ from tests.broker.sending import Sender, tenants_of
 
 PARTITIONS = 2
 PERIOD_SECONDS = 0.02
+LATENESS_MS_MAX = 10_000
+"""How late a bystander's job may be: a transaction that fails with its abort takes a few seconds,
+and one that nothing but a timeout of Kafka's ends takes ten and more."""
 BYSTANDERS = tenants_of(0, PARTITIONS, 1, "neighbour") + tenants_of(1, PARTITIONS, 1, "neighbour")
 """One tenant on each ingress partition, so one of them shares its cycles with the broken one."""
 
@@ -52,11 +55,14 @@ class Traffic:
 
 
 @contextmanager
-def flowing(it: Installation, *broken: str) -> Iterator[Traffic]:
+def flowing(
+    it: Installation, *broken: str, lateness_ms_max: int = LATENESS_MS_MAX
+) -> Iterator[Traffic]:
     """Traffic of the bystanders and of tenants that will be in trouble.
 
     In the end every job of all of them must have left exactly once, by its events, and those of
-    the bystanders must be on their topics in the order in which they were sent.
+    the bystanders must be on their topics in the order in which they were sent, none later than
+    `lateness_ms_max`.
     """
     tenants = [*BYSTANDERS, *broken]
     for tenant in tenants:
@@ -74,6 +80,7 @@ def flowing(it: Installation, *broken: str) -> Iterator[Traffic]:
         found = arrived(it, tenant, sent)
         assert [job_id(message) for message in found] == sent
         print(f"{tenant}: {len(found)} jobs, longest lateness {longest(found)} ms")
+        assert longest(found) <= lateness_ms_max, f"{tenant} was stopped"
     for tenant in broken:
         await_dispatched_once(it, tenant, traffic.sent[tenant])
 

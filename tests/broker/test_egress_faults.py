@@ -1,7 +1,9 @@
 """One tenant's egress topic is broken while jobs flow: nobody else is stopped, and it goes on."""
 
+import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import (
@@ -9,6 +11,7 @@ from confluent_kafka.admin import (
 )
 
 from streamsched.core.destinations import Problem
+from streamsched.engine.producer import BATCH_BYTES_MAX
 from tests.broker.cluster import (
     await_condition,
     create_topic,
@@ -20,6 +23,7 @@ from tests.broker.flowing import (
     PARTITIONS,
     await_dispatched_once,
     await_progress,
+    dispatches,
     flowing,
     unconfigured,
 )
@@ -81,18 +85,29 @@ def test_topic_that_became_too_small(it: Installation, admin: AdminClient) -> No
 
 
 @pytest.mark.timeout(180)
-def test_job_larger_than_its_topic_takes(it: Installation, admin: AdminClient) -> None:
+def test_job_larger_than_its_topic_takes(it: Installation, admin: AdminClient, seed: int) -> None:
     """A topic that takes batches but not this job: the tenant waits until it does."""
     topic = it.names.egress("huge")
-    create_topic(admin, topic, 1, {"max.message.bytes": "200000"})
+    create_topic(admin, topic, 1, {"max.message.bytes": f"{BATCH_BYTES_MAX + 100_000}"})
     with flowing(it, "huge") as traffic:
         await_progress(it, traffic)
-        it.sender.job("huge", "huge-job", value=b"x" * 300_000)
+        it.process.await_tenant("huge", status="ok")
+        # A broker compares what is left after compression, so the job is one that stays as it is.
+        it.sender.job("huge", "huge-job", value=random.Random(seed).randbytes(700_000))
         it.sender.flush()
-        unconfigured(it, "huge", Problem.TOO_SMALL, topic)
+        row: dict[str, Any] = {}
+
+        def is_named() -> bool:
+            row.update(it.process.tenant("huge"))
+            return row["status"] == "unconfigured" and "job 'huge-job' needs" in row["reason"]
+
+        await_condition("the job is named", is_named, 60, lambda: f"{row}")
+        assert f"egress topic {topic}: " in row["reason"]
         await_progress(it, traffic)
+        assert "huge-job" not in dispatches(it, "huge")
         set_config(admin, topic, "max.message.bytes", "1048588")
         await_dispatched_once(it, "huge", ["huge-job"])
+        it.process.await_tenant("huge", status="ok")
     found = Counter(job_id(message) for message in read_topics(it.kafka, [topic]))
     assert found == Counter([*traffic.sent["huge"], "huge-job"])
 
