@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,11 +18,19 @@ from streamsched.engine.kafka_options import aiokafka_options
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition
 from tests.broker.reading import await_records, job_id, read_topics
-from tests.broker.scheduler_process import SchedulerProcess, events_named
+from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named
 from tests.broker.sending import Sender
 from tests.connecting import client_options, client_settings
 
 PARTITIONS = 4
+JOBS_AT_FIRST = 500
+"""Of each tenant, before the rebalances: more than a thousand changelog records a partition."""
+
+TAIL_RECORDS_MAX = 400
+TROUBLE = ("is locked", "in use by another process", "standby begins again", "is rebuilt")
+SESSION_SECONDS = 60
+LEFT_SECONDS = 40
+"""Well within the session, which a member that has not left is waited for."""
 
 
 def owned(process: SchedulerProcess) -> set[int]:
@@ -50,11 +60,12 @@ def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path
             processes.append(process)
         stays, restarts = processes
 
-        def is_shared() -> bool:
-            parts = [owned(process) for process in processes]
-            return all(parts) and len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 4
-
-        await_condition("both own a part", is_shared, 60, lambda: stays.log() + restarts.log())
+        await_condition(
+            "both own a part",
+            lambda: is_split(*processes),
+            60,
+            lambda: stays.log() + restarts.log(),
+        )
         before = len(events_named(stays.log_lines(), "partitions assigned"))
         own = owned(restarts)
         sender = Sender(kafka, names)
@@ -127,7 +138,15 @@ def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
             ]
 
         await_condition("both are members", lambda: len(members(admin, app_id)) == 2, 60, log)
-        sent = 0
+        egress = [names.egress(tenant) for tenant in tenants]
+        # So many that a changelog read again from its beginning stands out.
+        for number in range(JOBS_AT_FIRST):
+            for tenant in tenants:
+                sender.job(tenant, f"{number}")
+        sender.flush()
+        await_records(kafka, egress, JOBS_AT_FIRST * len(tenants), seconds=120, tell=log)
+        seen = [len(process.log_lines()) for process in processes]
+        sent = JOBS_AT_FIRST
         while min(assignments()) < rebalances:
             for tenant in tenants:
                 sender.job(tenant, f"{sent}")
@@ -144,13 +163,70 @@ def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
                 60,
                 log,
             )
-        egress = [names.egress(tenant) for tenant in tenants]
         records = await_records(kafka, egress, sent * len(tenants), seconds=120, tell=log)
         counted = sorted((str(m.topic()), int(job_id(m))) for m in records)
         assert counted == sorted((topic, number) for topic in egress for number in range(sent))
         print(f"seed {seed}: {assignments()} assignments, {len(records)} jobs")
-        for process in processes:
+        for process, lines in zip(processes, seen, strict=True):
             whole = process.whole_log()
-            assert "LOCK" not in whole
-            assert "is rebuilt" not in whole
+            for trouble in TROUBLE:
+                assert trouble not in whole, trouble
+            tails = retained(process.log_lines(), lines)
+            print(f"read again of retained partitions: {tails}")
+            assert tails
+            assert max(tails) <= TAIL_RECORDS_MAX
             assert process.terminate() == 0
+
+
+def retained(lines: Sequence[LogLine], since: int) -> list[int]:
+    """Changelog records that were read of partitions which stayed, in the lines from `since` on.
+
+    A partition stayed if it is among those that the process was given this time and the time
+    before.
+    """
+    before, now = set[int](), set[int]()
+    found: list[int] = []
+    for number, line in enumerate(lines):
+        if line.get("event") == "partitions assigned":
+            before, now = now, set(line["partitions"])
+        stayed = line.get("event") == "partition recovered" and line["partition"] in before & now
+        if stayed and number >= since:
+            found.append(line["records"])
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_a_scheduler_that_is_told_to_end_leaves_the_group_at_once(
+    kafka: str, app_id: str, tmp_path: Path
+) -> None:
+    """The other has all partitions long before the session of the one that ended is over."""
+    names = TopicNames(app_id)
+    topics.apply(client_options(kafka), names, PARTITIONS)
+    with ExitStack() as stack:
+        processes = []
+        for name in ("a", "b"):
+            process = SchedulerProcess(
+                kafka, app_id, tmp_path / name, session_timeout_ms=f"{SESSION_SECONDS * 1_000}"
+            )
+            stack.callback(process.kill)
+            process.start()
+            process.wait_ready()
+            processes.append(process)
+        stays, ends = processes
+
+        def log() -> str:
+            return stays.log() + ends.log()
+
+        await_condition("both own a part", lambda: is_split(*processes), 60, log)
+        ends.send(signal.SIGTERM)
+        await_condition(
+            "the other owns all", lambda: owned(stays) == set(range(PARTITIONS)), LEFT_SECONDS, log
+        )
+        assert ends.wait_ended() == 0
+
+
+def is_split(*processes: SchedulerProcess) -> bool:
+    """Whether each partition has one owner, and each of these owns some."""
+    parts = [owned(process) for process in processes]
+    whole = sorted(number for part in parts for number in part)
+    return all(parts) and whole == list(range(PARTITIONS))
