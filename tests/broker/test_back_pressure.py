@@ -1,26 +1,34 @@
 """A broker that stands still while much is on its way: memory stays bounded, rates are kept."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from streamsched.core.limits import MESSAGE_BYTES_MAX
 from streamsched.engine.ingress_buffer import BUFFERED_BYTES_MAX
 from streamsched.engine.reader import FETCH_BYTES_MAX
 from streamsched.kafka.embedded import EmbeddedKafka
-from tests.broker.cluster import await_condition
+from tests.broker.cluster import await_condition, set_config
 from tests.broker.installation import Installation, prepared
 from tests.broker.reading import await_records, dispatched_at_ms, job_id, read_topics
+from tests.connecting import client_options
 
 JOBS = 40_000
+WARM_UP_JOBS = 10_000
 JOB_BYTES = 4_096
 RATE = 100
 PARTITIONS = 2
 STANDSTILL_SECONDS = 14
 """Longer than a transaction may last and a session may be silent."""
+
+FETCHING_SECONDS = 10
+"""Long enough to fetch everything, were it not for the bound."""
+
+FULL_BYTES_MIN = BUFFERED_BYTES_MAX // 2
+"""What is buffered, over all partitions, once fetching has gone on without commits."""
 
 BUFFERED = "streamsched_ingress_buffered_bytes"
 RSS_GROWTH_BYTES_MAX = 32 * 1024 * 1024
@@ -43,52 +51,62 @@ class Watch:
         self.rss_bytes_max = max(self.rss_bytes_max, self._process.memory_info().rss)
         self.buffered_bytes_max = max(self.buffered_bytes_max, self._it.process.metric(BUFFERED))
 
-
-@contextmanager
-def standing_still(kafka: EmbeddedKafka, it: Installation) -> Iterator[Watch]:
-    """Suspend the broker for a while, with an eye on the scheduler."""
-    node = kafka.nodes[0]
-    node.suspend()
-    try:
-        watch = Watch(it)
+    def for_seconds(self, seconds: float) -> None:
+        """Look again and again: what must not happen can only be waited for."""
         over = threading.Event()
-        threading.Timer(STANDSTILL_SECONDS, over.set).start()
-        await_condition("the standstill is over", lambda: watch.look() or over.is_set(), 60)
-        yield watch
-    finally:
-        node.resume()
+        threading.Timer(seconds, over.set).start()
+        await_condition("that time is over", lambda: self.look() or over.is_set(), 60 + seconds)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_standstill_of_the_broker_costs_no_memory_and_no_job(
     own_kafka: EmbeddedKafka, tmp_path: Path
 ) -> None:
-    """What was fetched is bounded; afterwards all leaves once, a limited tenant at its rate."""
+    """Buffers that were full are bounded; afterwards all leaves once, the limited at its rate."""
     kafka = own_kafka.bootstrap_servers
+    admin = AdminClient(client_options(kafka))
     with prepared(kafka, tmp_path / "it", partitions=PARTITIONS) as it:
         it.process.start()
         it.process.wait_ready()
         it.sender.settings("limited", rate=f"{RATE}/s")
         it.process.await_tenant("limited", rate=f"{RATE}/s")
-        tenants = ["limited", *(f"free-{number}" for number in range(4))]
-        for tenant in tenants:
-            it.sender.job(tenant, "warm-up")
+        free = [f"free-{number}" for number in range(4)]
+        tenants = ["limited", *free]
+        topics = [it.names.egress(tenant) for tenant in tenants]
+        # Caches and allocators have what they keep before anything is measured.
+        warm_up = [f"warm-up-{number}" for number in range(WARM_UP_JOBS)]
+        for number, name in enumerate(warm_up):
+            it.sender.job(free[number % 4], name, value=b"x" * JOB_BYTES)
+        it.sender.job("limited", "warm-up")
         it.sender.flush()
-        for tenant in tenants:
-            it.dispatched(tenant, 1)
+        await_records(kafka, topics, WARM_UP_JOBS + 1, seconds=200, tell=it.process.log)
+        watch = Watch(it)
+        # While nothing can be committed, but all be fetched, the buffers fill as far as they may.
+        set_config(admin, it.names.changelog, "max.message.bytes", "100")
         for number in range(JOBS):
-            tenant = "limited" if number % 20 == 0 else f"free-{number % 4}"
+            tenant = "limited" if number % 20 == 0 else free[number % 4]
             it.sender.job(tenant, f"{number}", value=b"x" * JOB_BYTES)
         it.sender.flush()
-        with standing_still(own_kafka, it) as watch:
-            grown = watch.rss_bytes_max - watch.rss_bytes_before
-            print(f"{watch.buffered_bytes_max:,.0f} bytes buffered, {grown:,} more resident")
-        topics = [it.names.egress(tenant) for tenant in tenants]
-        wanted = JOBS + len(tenants)
+        await_condition(
+            "the buffers are full",
+            lambda: watch.look() or watch.buffered_bytes_max >= FULL_BYTES_MIN,
+            60,
+            it.process.log,
+        )
+        watch.for_seconds(FETCHING_SECONDS)
+        own_kafka.nodes[0].suspend()
+        try:
+            watch.for_seconds(STANDSTILL_SECONDS)
+        finally:
+            own_kafka.nodes[0].resume()
+        set_config(admin, it.names.changelog, "max.message.bytes", f"{MESSAGE_BYTES_MAX}")
+        grown = watch.rss_bytes_max - watch.rss_bytes_before
+        print(f"{watch.buffered_bytes_max:,.0f} bytes buffered, {grown:,} more resident")
+        wanted = JOBS + WARM_UP_JOBS + 1
         await_records(kafka, topics, wanted, seconds=200, tell=it.process.log)
         records = read_topics(kafka, topics)
         ids = sorted(job_id(message) for message in records)
-        assert ids == sorted([*(f"{number}" for number in range(JOBS)), *["warm-up"] * 5])
+        assert ids == sorted([*(f"{number}" for number in range(JOBS)), *warm_up, "warm-up"])
         times = sorted(
             dispatched_at_ms(m) for m in records if m.topic() == it.names.egress("limited")
         )
