@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from streamsched.core.names import TopicNames
 from streamsched.kafka import admin
 from tests.broker.cluster import await_condition
-from tests.broker.reading import header, read_topics
+from tests.broker.reading import await_records, header, read_topics
 from tests.broker.scheduler_process import SchedulerProcess, running
 from tests.connecting import client_options
 
@@ -23,8 +23,8 @@ SEEDS_PER_TEST = 10
 KILLS_AT_A_TIME = 2
 
 
-def submit(kafka: str, names: TopicNames, count: int) -> set[str]:
-    """Produce jobs that are due at once; returns their ids."""
+def submit(kafka: str, names: TopicNames, count: int, name: str = "job") -> set[str]:
+    """Produce jobs that are due at once, of the tenants in turn; returns their ids."""
     failures: list[object] = []
     producer = Producer(
         {
@@ -34,13 +34,13 @@ def submit(kafka: str, names: TopicNames, count: int) -> set[str]:
         }
     )
     for i in range(count):
-        headers = [("streamsched-id", b"job-%d" % i), ("streamsched-delay-ms", b"0")]
+        headers = [("streamsched-id", f"{name}-{i}".encode()), ("streamsched-delay-ms", b"0")]
         tenant = TENANTS[i % len(TENANTS)]
         producer.produce(names.jobs, b"x" * 100, tenant.encode(), headers=headers)
         producer.poll(0)
     assert producer.flush(30) == 0
     assert not failures
-    return {f"job-{i}" for i in range(count)}
+    return {f"{name}-{i}" for i in range(count)}
 
 
 def seen_on_disk(consumer: Consumer, topics: list[str]) -> int:
@@ -93,12 +93,10 @@ def kill_once(kafka: str, names: TopicNames, scheduler: SchedulerProcess, kill_a
     watcher.close()
     scheduler.kill()
     scheduler.start()
-    await_condition(
-        "every job is there",
-        lambda: len(read_topics(kafka, topics)) >= JOBS,
-        120,
-        scheduler.log,
-    )
+    await_records(kafka, topics, JOBS, seconds=120, tell=scheduler.log)
+    # A job that leaves twice may do so last, and would be before what is sent now.
+    expected |= submit(kafka, names, len(TENANTS), "last")
+    await_records(kafka, topics, len(expected), seconds=120, tell=scheduler.log)
     records = read_topics(kafka, topics)
     counts = Counter(header(record, "streamsched-id") for record in records)
     twice = {name: count for name, count in counts.items() if count > 1}
