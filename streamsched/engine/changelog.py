@@ -16,6 +16,9 @@ GATHER_SECONDS: Final = 0.005
 
 BOUNDS_SECONDS_MAX: Final = 10.0
 
+UNSURE: Final = "Kafka does not tell now whether the changelog is still the same topic"
+"""Why state that does not fit the log is not rebuilt from it."""
+
 
 class ChangelogError(Exception):
     """The changelog could not be read; the text says why."""

@@ -33,7 +33,7 @@ class AwayAtStartError(StartError):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Facts read once at start; a topic made anew is recognised by its id."""
+    """Facts read once at start; a topic made anew is recognised by its id (`TopicWatch`)."""
 
     partitions: int
     """Of the ingress topic, and of the changelog."""

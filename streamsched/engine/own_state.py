@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from streamsched.core.store import Store
+from streamsched.engine.changelog import UNSURE, ChangelogError
 from streamsched.engine.follower import Follower
 from streamsched.engine.reader import StartError
 from streamsched.engine.replaying import ReplayResult, replay_changelog
@@ -39,7 +40,7 @@ class OwnState:
         """The store, with all that was committed; must come after the fence.
 
         Raises what opening a store and reading a changelog raise, and `StartError` where that takes
-        longer than tombstones last.
+        longer than tombstones last, or the changelog is another one by now.
         """
         shared = self._shared
         store = await self._standby_store()
@@ -66,8 +67,12 @@ class OwnState:
                 )
             )
             unfit = result.unfit or self._too_slow(result)
+            # After the log was read, so that it is of the log that was read.
+            is_same = await shared.look_at_topics()
             if not unfit:
                 break
+            if not is_same:
+                raise ChangelogError(f"{unfit}, but {UNSURE}")
             log.warning("local state is rebuilt", partition=self._number, reason=unfit)
             store.close()
             await self.destroy()

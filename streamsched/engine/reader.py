@@ -342,7 +342,8 @@ class ReaderThread(driver.AIOKafkaConsumerThread):
             except OffsetOutOfRangeError as error:
                 raise StartError(
                     f"{tp.topic} partition {partition} does not hold offset {mark.position}, which "
-                    "is next to be read: the topic was recreated, or records expired unread"
+                    "is next to be read: the topic was recreated, or records expired unread; "
+                    "start the scheduler again to be told which, and what to do"
                 ) from error
             except TopicAuthorizationFailedError:
                 # aiokafka asks again by itself, so it goes on when the right comes back.

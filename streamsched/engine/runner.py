@@ -19,7 +19,7 @@ from streamsched.core.limits import (
     INGEST_CATCH_UP_MS_MAX,
     INGRESS_RECORDS_PER_CYCLE_MAX,
 )
-from streamsched.core.partition import Partition
+from streamsched.core.partition import CycleRefusedError, Partition
 from streamsched.core.sending import BrokenIndexError
 from streamsched.core.state import UnknownVersion
 from streamsched.engine.changelog import ChangelogError
@@ -160,6 +160,11 @@ class Runner:
                     await self._cycle_until_unwanted()
                 except _BEGIN_AGAIN as error:
                     await self._begin_again(error)
+                except CycleRefusedError:
+                    # The offsets of a changelog that was made anew begin at 0 again. If that is
+                    # why, the sentence says so.
+                    await self._shared.look_at_topics()
+                    raise
         except PartitionLostError:
             log.info("partition was lost", partition=self.number)
         except (StoreError, UnknownVersion) as error:

@@ -26,6 +26,7 @@ from streamsched.engine.shared import Phase, Shared
 from streamsched.engine.stores import RocksStores
 from streamsched.engine.tenant_topics import TenantTopics
 from streamsched.engine.threads import Threads
+from streamsched.engine.topic_watch import TopicWatch
 from streamsched.kafka.connection import Connection
 from streamsched.kafka.directory import EgressDirectory
 from streamsched.kafka.granted import missing_rights, unseen_prefixes
@@ -78,6 +79,7 @@ class PartitionRunners:
         self._claim: IO[bytes] | None = None
         self._shared: Shared | None = None
         self._reader: SettingsReader | None = None
+        self._watch: TopicWatch | None = None
         self._tenant_topics: TenantTopics | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -104,6 +106,7 @@ class PartitionRunners:
         threads = Threads(settings, cluster.partitions)
         connection = Connection(settings)
         self._reader = SettingsReader(settings, self.view, self._wake_all, self._ingress.fail)
+        self._watch = TopicWatch(settings, cluster, self._ingress.fail)
         self._shared = Shared(
             settings=settings,
             cluster=cluster,
@@ -116,6 +119,7 @@ class PartitionRunners:
             stores=RocksStores(settings),
             make_producer=partial(_make_producer, settings, threads.producing, Patience()),
             open_changelog=partial(ChangelogConsumer, settings),
+            look_at_topics=self._watch.look,
             missing_rights=partial(
                 missing_rights, connection, rights_of(Role.SCHEDULER, settings.names)
             ),
@@ -124,6 +128,7 @@ class PartitionRunners:
         )
         self.view.topic_id = cluster.settings_topic_id
         self._reader.start()
+        self._watch.start()
         if settings.tenant_ingress:
             self._tenant_topics = TenantTopics(
                 settings,
@@ -206,6 +211,8 @@ class PartitionRunners:
             task.cancel()
         if self._reader is not None:
             self._reader.stop()
+        if self._watch is not None:
+            self._watch.stop()
         if self._tenant_topics is not None:
             await asyncio.to_thread(self._tenant_topics.stop)
         await self._web.stop()

@@ -19,7 +19,6 @@ from confluent_kafka import (
 from streamsched.core.settings_view import SettingsView
 from streamsched.engine.librdkafka_log import LIBRDKAFKA_LOG
 from streamsched.engine.reader import StartError
-from streamsched.kafka.connection import Connection, KafkaAway, TopicFacts
 from streamsched.kafka.rights import Kind, Operation, Resource, lacks
 from streamsched.settings import Settings
 
@@ -27,7 +26,7 @@ RECORDS_PER_BATCH: Final = 1_000
 POLL_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 10.0
-"""How often it is seen whether the client hears its broker, and whether the topic is the same."""
+"""How often it is seen whether the client hears its broker."""
 ANSWER_SECONDS_MAX: Final = 5.0
 
 START_AGAIN: Final = (
@@ -50,13 +49,12 @@ class SettingsReader:
     ) -> None:
         """`on_change` is called on the loop after each stretch of records.
 
-        `fail` is called there with a `StartError` when the topic is no more the one of `view`.
+        `fail` is called there with a `StartError` when the topic lacks what is next to be read.
         """
         self._settings = settings
         self._view = view
         self._on_change = on_change
         self._fail = fail
-        self._connection = Connection(settings)
         self._stopping = threading.Event()
         self._doubts = 0
         """How often `doubt` was called; written on the loop, read by the thread."""
@@ -100,7 +98,6 @@ class SettingsReader:
                         next_offset = self._take(messages, next_offset, answers)
                     if time.monotonic() - looked_at > LOOK_SECONDS:
                         self._refuse_a_deaf_client(consumer)
-                        self._refuse_another_topic()
                         looked_at = time.monotonic()
             except StartError as error:
                 self._on_loop(self._fail, error)
@@ -140,16 +137,6 @@ class SettingsReader:
         """
         place = TopicPartition(self._settings.names.tenant_settings, 0)
         consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS_MAX, cached=False)
-
-    def _refuse_another_topic(self) -> None:
-        """Raise `StartError` where the topic was made anew; the offsets alone may not show it."""
-        topic = self._settings.names.tenant_settings
-        try:
-            facts = self._connection.facts([topic], ANSWER_SECONDS_MAX)[topic]
-        except KafkaAway:
-            return
-        if isinstance(facts, TopicFacts) and facts.topic_id != self._view.topic_id:
-            raise StartError(f"topic {topic} was deleted and made anew: {START_AGAIN}")
 
     def _take(self, messages: list[Message], next_offset: int, answers: int) -> int:
         """Hand a stretch of records to the loop; returns the offset after it."""

@@ -1,6 +1,6 @@
 """What the runners of a process use together, and the phases that each goes through."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,6 +47,8 @@ class Shared:
     make_producer: Callable[[int], PartitionProducer]
     """A producer for the partition of that number."""
     open_changelog: Callable[[int], ChangelogSource]
+    look_at_topics: Callable[[], Awaitable[bool]]
+    """Before a log is trusted: `TopicWatch.look`."""
     missing_rights: Callable[[], Sequence[str]]
     """A sentence for each right on our own topics and group that is missing; blocks."""
     clock_ms: Callable[[], int]

@@ -206,6 +206,21 @@ class Connection:
                     found[name] = _facts_of(description, settings)
         return found
 
+    def topic_ids(self, topics: Sequence[str], seconds: float) -> dict[str, str | TopicRefusal]:
+        """The id of each topic, or the broker's refusal to tell of it; a single request.
+
+        Raises `KafkaAway` where the broker does not answer within `seconds`.
+        """
+        described = self.client.describe_topics(
+            TopicCollection(list(topics)), request_timeout=seconds
+        )
+        found: dict[str, str | TopicRefusal] = {}
+        for name, future in described.items():
+            outcome = self.outcome(future, seconds)
+            is_refused = isinstance(outcome, KafkaError)
+            found[name] = TopicRefusal(outcome) if is_refused else str(outcome.topic_id)
+        return found
+
     def group_operations(self, group: str, seconds: float) -> frozenset[Operation]:
         """What this user may do with a consumer group, whether or not it exists.
 

@@ -147,10 +147,10 @@ class SchedulerProcess:
         await_condition(f"tenant {name} shows {fields}", is_so, 60, lambda: f"{last}\n{self.log()}")
         return last
 
-    def wait_ended(self) -> int:
+    def wait_ended(self, seconds: float = READY_SECONDS_MAX) -> int:
         """Wait until it ends by itself; its exit status."""
         assert self._process is not None
-        return self._process.wait(READY_SECONDS_MAX)
+        return self._process.wait(seconds)
 
     def kill(self) -> None:
         """Kill -9, without any farewell."""

@@ -16,7 +16,6 @@ from streamsched.core import state
 from streamsched.core.names import DEFAULT_TENANT
 from streamsched.core.placement import partition_for
 from streamsched.engine import runners as runners_module
-from streamsched.engine import settings_reader as settings_module
 from streamsched.engine.cluster import Cluster
 from streamsched.engine.metrics import Metrics
 from streamsched.kafka import directory as directory_module
@@ -147,7 +146,6 @@ class World:
             )
             stack.enter_context(patch.object(runners_module, "Metrics", lambda: METRICS))
             stack.enter_context(patch.object(runners_module, "WebServer", lambda *_: None))
-            stack.enter_context(patch.object(settings_module, "Connection", lambda *_: None))
             stack.enter_context(patch.object(runners_module, "Runner", self.protocol.runner))
             for where, name, value in self.protocol.patches:
                 stack.enter_context(patch.object(where, name, value))

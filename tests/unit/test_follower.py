@@ -109,6 +109,15 @@ class World:
         self.threads = self
         self.ingress = self
         self.monotonic = time.monotonic
+        self.looks: list[bool | StartError] = []
+        """What is told of our topics, one look after the other; then that they are the same."""
+
+    async def look_at_topics(self) -> bool:
+        """See `TopicWatch.look`."""
+        told = self.looks.pop(0) if self.looks else True
+        if isinstance(told, StartError):
+            raise told
+        return told
 
     async def following(self, function: Callable[..., T], *arguments: object) -> T:
         """In a thread, as it really is."""
@@ -425,6 +434,54 @@ def test_a_recreated_changelog_is_refused(world: World) -> None:
         store.get(JOBS, b"")
 
 
+def await_faults(world: World, words: str) -> None:
+    """Follow until it has failed twice for a reason with these words."""
+
+    async def work() -> None:
+        follower = world.follower()
+        follower.start()
+        await until(lambda: world.failures() > 1)
+        assert words in follower.fault
+        await follower.stop()
+
+    run(work())
+
+
+def pending(world: World) -> int:
+    """The jobs in the store on disk."""
+    store = world.stores.open(0)
+    stretches = list(store.stretches(JOBS, 100))
+    store.close()
+    return sum(map(len, stretches))
+
+
+def test_a_changelog_made_anew_meanwhile_rebuilds_no_standby(world: World) -> None:
+    """A store that is ahead of another log keeps its jobs."""
+    left_behind(world, 40)
+    world.log.records.clear()
+    world.looks = [StartError("made anew")] * 10_000
+    await_faults(world, "made anew")
+    assert pending(world) == 20
+
+
+def test_a_standby_is_not_rebuilt_before_the_topic_is_known(world: World) -> None:
+    """Where no broker tells of the topic it is tried again, and rebuilt once one does."""
+    left_behind(world, 40)
+    del world.log.records[30:]
+    world.looks = [False] * 2
+    assert read_from(world) == 0
+    assert world.failures() == 2
+
+
+def test_a_fit_standby_goes_on_though_nobody_tells_of_the_topic(world: World) -> None:
+    """State that fits the log is followed even if no broker tells of the topic."""
+    left_behind(world, 36)
+    world.looks = [False]
+    assert read_from(world) == 36
+    assert not world.looks
+    assert world.failures() == 0
+
+
 def promoted(world: World, change: Callable[[World], None]) -> tuple[Store, int, bool]:
     """Promote a standby that was current before `change`.
 
@@ -520,6 +577,22 @@ def test_promotion_refuses_a_recreated_changelog(world: World) -> None:
         changed.cluster = Cluster(1, "jobs", "another", "settings", RETENTION_MS)
 
     with pytest.raises(StartError, match="made anew"):
+        promoted(world, made_anew)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["made anew", "nobody tells"])
+def test_promotion_rebuilds_nothing_from_a_log_that_may_be_another(
+    world: World,
+    is_known: bool,  # noqa: FBT001
+) -> None:
+    """The store keeps its jobs where the changelog was made anew since the start."""
+
+    def made_anew(changed: World) -> None:
+        changed.log.records.clear()
+        changed.looks = [StartError("made anew") if is_known else False]
+
+    error, words = (StartError, "made anew") if is_known else (ChangelogError, "does not tell")
+    with pytest.raises(error, match=words):
         promoted(world, made_anew)
 
 
