@@ -85,13 +85,11 @@ class SettingsChanges:
             if base.default is NOTHING or self._stays(DEFAULT_TENANT, base.default_offset):
                 base.default_invalid = False
                 return
-            draft.write_state(META, key, None)
-            base.default, base.default_offset = NOTHING, -1
+            base.default, base.default_offset = _take(draft, key, None)
             base.default_invalid = False
             return
         if entry.valid_offset > base.default_offset:
-            base.default, base.default_offset = _in_force(entry)
-            draft.write_state(META, key, _row(entry))
+            base.default, base.default_offset = _take(draft, key, entry)
         base.default_invalid = base.default is NOTHING
 
     def _take_own(self, draft: Draft, tenant: Tenant, entry: Entry | None) -> None:
@@ -100,12 +98,10 @@ class SettingsChanges:
         if entry is None:
             if tenant.own is NOTHING or self._stays(tenant.name, tenant.own_offset):
                 return
-            draft.write_state(META, key, None)
-            tenant.own, tenant.own_offset = NOTHING, -1
+            tenant.own, tenant.own_offset = _take(draft, key, None)
             return
         if entry.valid_offset > tenant.own_offset:
-            tenant.own, tenant.own_offset = _in_force(entry)
-            draft.write_state(META, key, _row(entry))
+            tenant.own, tenant.own_offset = _take(draft, key, entry)
         tenant.own_invalid = tenant.own is NOTHING
 
     def _stays(self, name: str, offset: int) -> bool:
@@ -155,13 +151,14 @@ class SettingsChanges:
         draft.write_limiter(tenant)
 
 
-def _in_force(entry: Entry) -> tuple[OwnSettings, int]:
-    """The settings that an entry leaves in force, with their offset: none after a tombstone."""
-    return (NOTHING, -1) if entry.valid is None else (entry.valid, entry.valid_offset)
+def _take(draft: Draft, key: bytes, entry: Entry | None) -> tuple[OwnSettings, int]:
+    """The settings that an entry leaves in force, with their offset, and written to the state.
 
-
-def _row(entry: Entry) -> bytes | None:
-    """What the state keeps of it."""
-    if entry.valid is None:
-        return None
-    return state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
+    None after a tombstone, whether or not an invalid record came behind it.
+    """
+    if entry is None or entry.valid is None:
+        draft.write_state(META, key, None)
+        return NOTHING, -1
+    value = state.encode_own_settings(entry.valid_offset, encode_settings(entry.valid))
+    draft.write_state(META, key, value)
+    return entry.valid, entry.valid_offset

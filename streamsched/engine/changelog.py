@@ -1,5 +1,6 @@
 """Reading the changelog of one partition, as far as it is committed."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -16,12 +17,22 @@ GATHER_SECONDS: Final = 0.005
 
 BOUNDS_SECONDS_MAX: Final = 10.0
 
-UNSURE: Final = "Kafka does not tell now whether the changelog is still the same topic"
-"""Why state that does not fit the log is not rebuilt from it."""
-
 
 class ChangelogError(Exception):
     """The changelog could not be read; the text says why."""
+
+
+async def confirm_log(look: Callable[[], Awaitable[bool]], unfit: str) -> None:
+    """Ask, by `TopicWatch.look`, whether the log is the one that state is compared with.
+
+    Raises `StartError` where it is another one, and `ChangelogError` where that is not sure and
+    `unfit` says why the state would have to be rebuilt from it.
+    """
+    is_same = await look()
+    if unfit and not is_same:
+        raise ChangelogError(
+            f"{unfit}, but Kafka does not tell now whether the changelog is still the same topic"
+        )
 
 
 class Stretch(NamedTuple):

@@ -15,7 +15,7 @@ import structlog
 from streamsched.core import state
 from streamsched.core.replay import Replay
 from streamsched.core.store import META, Store
-from streamsched.engine.changelog import UNSURE, ChangelogError, ChangelogSource
+from streamsched.engine.changelog import ChangelogError, ChangelogSource, confirm_log
 from streamsched.engine.reader import StartError
 from streamsched.engine.replaying import MARKERS_MAX
 from streamsched.engine.shared import Shared
@@ -145,9 +145,7 @@ class Follower:
             store, shared.stores.place(self.number), shared.cluster, shared.clock_ms()
         )
         unfit = await self._unfit(store, stale)
-        is_same = await shared.look_at_topics()
-        if unfit and not is_same:
-            raise ChangelogError(f"{unfit}, but {UNSURE}")
+        await confirm_log(shared.look_at_topics, unfit)
         if unfit:
             log.warning("standby is rebuilt", partition=self.number, reason=unfit)
             store = await self._open_anew()

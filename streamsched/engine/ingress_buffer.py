@@ -1,7 +1,7 @@
 """Ingress records of one partition between being fetched and being taken into a cycle."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -31,7 +31,8 @@ class IngressBuffer:
 
     def __init__(self) -> None:
         """Nothing was fetched yet."""
-        self._chunks: deque[IngressChunk] = deque()
+        self._chunks: deque[tuple[IngressChunk, int]] = deque()
+        """With the bytes of each, so that records are counted once."""
         self._records = 0
         self._bytes = 0
 
@@ -51,8 +52,7 @@ class IngressBuffer:
 
     def put(self, chunk: IngressChunk) -> None:
         """Queue a chunk that starts where the one before ended."""
-        self._chunks.append(chunk)
-        self._count(chunk, 1)
+        self._keep(chunk, self._chunks.append)
 
     def clear(self) -> None:
         """Forget everything; it is read again."""
@@ -63,12 +63,13 @@ class IngressBuffer:
         """The records for one cycle, `None` where nothing waits."""
         if not self._chunks:
             return None
-        start = end = self._chunks[0].start
+        start = end = self._chunks[0][0].start
         records: list[Any] = []
         room, room_bytes = INGRESS_RECORDS_PER_CYCLE_MAX, CYCLE_BYTES_MAX
         while self._chunks and room > 0 and room_bytes > 0:
-            chunk = self._chunks.popleft()
-            chunk_bytes = self._count(chunk, -1)
+            chunk, chunk_bytes = self._chunks.popleft()
+            self._records -= len(chunk.records)
+            self._bytes -= chunk_bytes
             count = room
             if chunk_bytes > room_bytes:
                 count = min(room, _fitting(chunk.records, room_bytes))
@@ -79,17 +80,15 @@ class IngressBuffer:
             room_bytes -= chunk_bytes
             if left:
                 rest = IngressChunk(chunk.partition, chunk.generation, end, chunk.end, left)
-                self._chunks.appendleft(rest)
-                self._count(rest, 1)
+                self._keep(rest, self._chunks.appendleft)
                 break
         return Chunk(start, end, records)
 
-    def _count(self, chunk: IngressChunk, sign: int) -> int:
-        """Add or take off a chunk; returns its bytes."""
+    def _keep(self, chunk: IngressChunk, queue: Callable[[tuple[IngressChunk, int]], None]) -> None:
         chunk_bytes = sum([unpacked_bytes(record) for record in chunk.records])
-        self._records += sign * len(chunk.records)
-        self._bytes += sign * chunk_bytes
-        return chunk_bytes
+        queue((chunk, chunk_bytes))
+        self._records += len(chunk.records)
+        self._bytes += chunk_bytes
 
 
 def _fitting(records: Sequence[Any], bytes_max: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from streamsched.core.store import Store
-from streamsched.engine.changelog import UNSURE, ChangelogError
+from streamsched.engine.changelog import confirm_log
 from streamsched.engine.follower import Follower
 from streamsched.engine.reader import StartError
 from streamsched.engine.replaying import ReplayResult, replay_changelog
@@ -68,11 +68,9 @@ class OwnState:
             )
             unfit = result.unfit or self._too_slow(result)
             # After the log was read, so that it is of the log that was read.
-            is_same = await shared.look_at_topics()
+            await confirm_log(shared.look_at_topics, unfit)
             if not unfit:
                 break
-            if not is_same:
-                raise ChangelogError(f"{unfit}, but {UNSURE}")
             log.warning("local state is rebuilt", partition=self._number, reason=unfit)
             store.close()
             await self.destroy()

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
 from streamsched.core import limits
+from streamsched.kafka.jars import QUICK_COMPILER
 
 HOST: Final = "127.0.0.1"
 REPLICAS_MAX: Final = 3
@@ -40,9 +41,6 @@ DEVELOPER_PROPERTIES: Final = {
     # The default of 128 MiB would be a sixth of the heap.
     "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
 }
-
-QUICK_COMPILER: Final = "-XX:TieredStopAtLevel=1"
-"""The first of Java's two compilers alone: soon quick, never as quick as the second makes it."""
 
 
 class Voter(NamedTuple):

@@ -24,7 +24,6 @@ from streamsched.kafka import guardian, jars
 from streamsched.kafka.broker_config import (
     DEVELOPER_PROPERTIES,
     HOST,
-    QUICK_COMPILER,
     Voter,
     jvm_flags,
     log_config_text,
@@ -121,7 +120,7 @@ class BrokerNode:
             return
         alone = ["--standalone"] if self._nodes == 1 else []
         command = [
-            *(jars.java(), "-XX:+UseSerialGC", QUICK_COMPILER, "-Dlog4j2.level=OFF"),
+            *(jars.java(), "-XX:+UseSerialGC", jars.QUICK_COMPILER, "-Dlog4j2.level=OFF"),
             *("-cp", classpath, "kafka.tools.StorageTool", "format", *alone),
             *("-t", cluster_id, "-c", str(self._properties)),
         ]

@@ -39,6 +39,9 @@ TOOLS: Final = (
     f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}",
 )
 
+QUICK_COMPILER: Final = "-XX:TieredStopAtLevel=1"
+"""The first of Java's two compilers alone: soon quick, never as quick as the second makes it."""
+
 _DOWNLOAD_THREADS = 4
 _ATTEMPTS = 3
 _HTTP_TIMEOUT_SECONDS = 30
@@ -88,7 +91,7 @@ def kafka_tool_command(main_class: str, *arguments: str) -> list[str]:
 
     Raises `JarError`.
     """
-    tuning = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"]
+    tuning = ["-XX:+UseSerialGC", QUICK_COMPILER, "-Xmx256m"]
     return [java(), *tuning, "-cp", kafka_tools_classpath(), main_class, *arguments]
 
 

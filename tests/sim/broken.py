@@ -191,6 +191,7 @@ class AppliesLate(Runner):
                 return None
         cycle.base_changelog_offset = partition.changelog_offset
         if changelog_offset is not None:
+            # Behind what the other owner has written, the core would refuse it for that.
             changelog_offset = max(changelog_offset, partition.changelog_offset + 1)
         partition.commit(cycle, changelog_offset)
         return cycle
