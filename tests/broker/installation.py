@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from streamsched.core.names import TopicNames
 from streamsched.kafka import admin as topics
 from streamsched.kafka.admin import PARTITIONS
+from tests.broker.cluster import delete_topic
 from tests.broker.reading import any_record, await_records, read_events
 from tests.broker.scheduler_process import SchedulerProcess
 from tests.broker.sending import Sender
@@ -79,6 +80,12 @@ def installed(kafka: str, folder: Path, **settings: Any) -> Iterator[Installatio
         it.process.start()
         it.process.wait_ready()
         yield it
+
+
+def recreate(it: Installation, admin: AdminClient, topic: str) -> None:
+    """Delete a topic and make it anew as it was."""
+    delete_topic(admin, topic)
+    topics.apply(client_options(it.kafka), it.names, it.partitions)
 
 
 def delete_topics(kafka: str, names: TopicNames) -> None:

@@ -26,7 +26,7 @@ from streamsched.core.limits import JOB_BYTES_MAX
 from streamsched.core.placement import partition_for
 from streamsched.core.rejection import Reason
 from streamsched.engine.kafka_options import aiokafka_options
-from tests.broker.installation import Installation, installed, prepared
+from tests.broker.installation import Installation, installed
 from tests.broker.reading import header, headers_of, job_id, read_events
 from tests.broker.sending import Sender, tenants_of
 from tests.connecting import client_settings
@@ -284,9 +284,7 @@ def test_only_an_invalid_record_is_left_of_a_tenant(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """The state remembers the last valid settings; where there were none, the jobs wait."""
-    with prepared(kafka, tmp_path, partitions=2) as it:
-        it.process.start()
-        it.process.wait_ready()
+    with installed(kafka, tmp_path, partitions=2) as it:
         it.sender.settings("known", rate="7/h", burst=2)
         it.process.await_tenant("known", rate="7/h", burst=2)
         it.sender.job("known", "a")

@@ -18,8 +18,9 @@ from streamsched.engine.kafka_options import aiokafka_options
 from streamsched.kafka import admin as topics
 from tests.broker.cluster import await_condition
 from tests.broker.reading import await_records, job_id, read_topics
-from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named
+from tests.broker.scheduler_process import LogLine, SchedulerProcess, events_named, running
 from tests.broker.sending import Sender
+from tests.broker.standing_by import sharing
 from tests.connecting import client_options, client_settings
 
 PARTITIONS = 4
@@ -44,28 +45,17 @@ def test_static_member_restarts_in_place(kafka: str, app_id: str, tmp_path: Path
     """It goes on with its partitions; the other member is not disturbed, and jobs leave once."""
     names = TopicNames(app_id)
     topics.apply(client_options(kafka), names, PARTITIONS)
-    with ExitStack() as stack:
-        processes = []
-        for name in ("a", "b"):
-            process = SchedulerProcess(
-                kafka,
-                app_id,
-                tmp_path / name,
-                group_instance_id=name,
-                session_timeout_ms="60000",
-            )
-            stack.callback(process.kill)
-            process.start()
-            process.wait_ready()
-            processes.append(process)
-        stays, restarts = processes
-
-        await_condition(
-            "both own a part",
-            lambda: is_split(*processes),
-            60,
-            lambda: stays.log() + restarts.log(),
+    stays, restarts = (
+        SchedulerProcess(
+            kafka,
+            app_id,
+            tmp_path / name,
+            group_instance_id=name,
+            session_timeout_ms=f"{SESSION_SECONDS * 1_000}",
         )
+        for name in ("a", "b")
+    )
+    with sharing((stays, restarts), PARTITIONS):
         before = len(events_named(stays.log_lines(), "partitions assigned"))
         own = owned(restarts)
         sender = Sender(kafka, names)
@@ -120,13 +110,12 @@ def test_rebalances_one_after_the_other_lose_nothing_and_lock_nothing(
     tenants = [f"tenant-{number}" for number in range(8)]
     rng = random.Random(seed)
     with ExitStack() as stack:
-        processes = []
-        for name in ("a", "b"):
-            process = SchedulerProcess(kafka, app_id, tmp_path / name, life_seconds=1_200)
-            stack.callback(process.kill)
-            process.start()
-            process.wait_ready()
-            processes.append(process)
+        processes = [
+            stack.enter_context(
+                running(SchedulerProcess(kafka, app_id, tmp_path / name, life_seconds=1_200))
+            )
+            for name in ("a", "b")
+        ]
 
         def log() -> str:
             return "".join(process.log() for process in processes)
@@ -202,31 +191,16 @@ def test_a_scheduler_that_is_told_to_end_leaves_the_group_at_once(
     """The other has all partitions long before the session of the one that ended is over."""
     names = TopicNames(app_id)
     topics.apply(client_options(kafka), names, PARTITIONS)
-    with ExitStack() as stack:
-        processes = []
-        for name in ("a", "b"):
-            process = SchedulerProcess(
-                kafka, app_id, tmp_path / name, session_timeout_ms=f"{SESSION_SECONDS * 1_000}"
-            )
-            stack.callback(process.kill)
-            process.start()
-            process.wait_ready()
-            processes.append(process)
-        stays, ends = processes
-
-        def log() -> str:
-            return stays.log() + ends.log()
-
-        await_condition("both own a part", lambda: is_split(*processes), 60, log)
+    stays = SchedulerProcess(
+        kafka, app_id, tmp_path / "a", session_timeout_ms=f"{SESSION_SECONDS * 1_000}"
+    )
+    ends = stays.another(tmp_path / "b")
+    with sharing((stays, ends), PARTITIONS):
         ends.send(signal.SIGTERM)
         await_condition(
-            "the other owns all", lambda: owned(stays) == set(range(PARTITIONS)), LEFT_SECONDS, log
+            "the other owns all",
+            lambda: owned(stays) == set(range(PARTITIONS)),
+            LEFT_SECONDS,
+            lambda: stays.log() + ends.log(),
         )
         assert ends.wait_ended() == 0
-
-
-def is_split(*processes: SchedulerProcess) -> bool:
-    """Whether each partition has one owner, and each of these owns some."""
-    parts = [owned(process) for process in processes]
-    whole = sorted(number for part in parts for number in part)
-    return all(parts) and whole == list(range(PARTITIONS))

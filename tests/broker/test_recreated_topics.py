@@ -9,10 +9,9 @@ from streamsched.core.store import JOBS
 from streamsched.kafka import admin as topics
 from streamsched.store.rocks import RocksStore
 from tests.broker.cluster import await_condition, delete_topic
-from tests.broker.installation import Installation, prepared
+from tests.broker.installation import Installation, installed, prepared, recreate
 from tests.broker.scheduler_process import SchedulerProcess, events_named
 from tests.broker.standing_by import await_followed, recoveries, sharing
-from tests.connecting import client_options
 
 PARTITIONS = 4
 JOBS_PENDING = 40
@@ -21,10 +20,12 @@ ENDED_SECONDS_MAX = 150.0
 """A topic that is gone is told of 25 s later, and each request that gets no answer begins anew."""
 
 
-def recreate(it: Installation, admin: AdminClient, topic: str) -> None:
-    """Delete a topic and make it anew as it was."""
-    delete_topic(admin, topic)
-    topics.apply(client_options(it.kafka), it.names, it.partitions)
+def hold(it: Installation, jobs: int) -> None:
+    """Submit so many jobs that are due much later, and wait until they are pending."""
+    for number in range(jobs):
+        it.sender.job("acme", f"{number}", delay_ms=HOUR_MS)
+    it.sender.flush()
+    it.process.await_metric("streamsched_jobs_pending{", jobs)
 
 
 def last_words(process: SchedulerProcess) -> str:
@@ -90,13 +91,8 @@ def test_changelog_made_anew_under_load_is_told_without_a_traceback(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """Whoever commits to the new log finds it shorter than its own state, and knows why."""
-    with prepared(kafka, tmp_path, partitions=1) as it:
-        it.process.start()
-        it.process.wait_ready()
-        for number in range(JOBS_PENDING):
-            it.sender.job("acme", f"{number}", delay_ms=HOUR_MS)
-        it.sender.flush()
-        it.process.await_metric("streamsched_jobs_pending{", JOBS_PENDING)
+    with installed(kafka, tmp_path, partitions=1) as it:
+        hold(it, JOBS_PENDING)
         recreate(it, admin, it.names.changelog)
         it.sender.job("acme", "more", delay_ms=HOUR_MS)
         it.sender.flush()
@@ -109,13 +105,8 @@ def test_ingress_made_anew_ends_a_scheduler(
     kafka: str, admin: AdminClient, tmp_path: Path, jobs: int
 ) -> None:
     """Whether or not it had read anything: the offsets of an unread topic do not tell."""
-    with prepared(kafka, tmp_path, partitions=1) as it:
-        it.process.start()
-        it.process.wait_ready()
-        for number in range(jobs):
-            it.sender.job("acme", f"{number}", delay_ms=HOUR_MS)
-        it.sender.flush()
-        it.process.await_metric("streamsched_jobs_pending{", jobs)
+    with installed(kafka, tmp_path, partitions=1) as it:
+        hold(it, jobs)
         recreate(it, admin, it.names.jobs)
         said = last_words(it.process)
         assert it.names.jobs in said
@@ -130,9 +121,7 @@ def test_changelog_that_stays_away_ends_a_scheduler(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """Deleted and not made anew, it is told of once it cannot be for a moment only."""
-    with prepared(kafka, tmp_path, partitions=1) as it:
-        it.process.start()
-        it.process.wait_ready()
+    with installed(kafka, tmp_path, partitions=1) as it:
         delete_topic(admin, it.names.changelog)
         said = last_words(it.process)
         assert f"topic {it.names.changelog} was deleted while this scheduler ran" in said

@@ -11,11 +11,9 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streamsched.kafka import admin as topics
-from tests.broker.cluster import await_condition, delete_topic
-from tests.broker.installation import Installation, prepared
+from tests.broker.cluster import await_condition
+from tests.broker.installation import Installation, installed, recreate
 from tests.broker.sending import tenants_of
-from tests.connecting import client_options
 
 PARTITIONS = 1
 
@@ -35,21 +33,13 @@ def refusal(it: Installation) -> str:
     return str(said[0])
 
 
-def recreate(it: Installation, admin: AdminClient, topic: str) -> None:
-    """Delete a topic and make it anew as it was."""
-    delete_topic(admin, topic)
-    topics.apply(client_options(it.kafka), it.names, PARTITIONS)
-
-
 @pytest.mark.timeout(240)
 def test_state_that_does_not_fit_the_topics_is_refused(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """Lost records, a lost changelog, a recreated ingress: each named, and the remedy works."""
-    with prepared(kafka, tmp_path, partitions=PARTITIONS) as it:
+    with installed(kafka, tmp_path, partitions=PARTITIONS) as it:
         jobs, changelog = it.names.jobs, it.names.changelog
-        it.process.start()
-        it.process.wait_ready()
         it.sender.job("acme", "a")
         it.sender.flush()
         it.dispatched("acme", 1)
@@ -97,9 +87,7 @@ def test_starts_again_though_a_partition_never_had_a_record(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """An empty partition has no state, and that is no loss: not with its folder, nor without."""
-    with prepared(kafka, tmp_path, partitions=2) as it:
-        it.process.start()
-        it.process.wait_ready()
+    with installed(kafka, tmp_path, partitions=2) as it:
         [tenant] = tenants_of(0, 2, 1, "only")
         for number in range(3):
             it.sender.job(tenant, f"{number}")
@@ -119,9 +107,7 @@ def test_settings_topic_made_anew_is_told_and_followed_after_a_start(
     kafka: str, admin: AdminClient, tmp_path: Path
 ) -> None:
     """The scheduler ends with a sentence; started again, it keeps the known rates and reads on."""
-    with prepared(kafka, tmp_path, partitions=2) as it:
-        it.process.start()
-        it.process.wait_ready()
+    with installed(kafka, tmp_path, partitions=2) as it:
         for number in range(3):
             it.sender.settings("acme", rate=f"{number + 1}/h")
             it.sender.settings("other", rate="5/h")
